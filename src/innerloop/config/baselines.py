@@ -1,0 +1,67 @@
+"""The baselines as named methods, with the keywords that a run may set."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+from torch import nn
+
+from .. import methods
+from ..data.source import Source, Splits
+from ..method import Method
+from ..train.baseline import AllClasses, Pooled, Pretrained
+
+
+def scratch(
+    model: nn.Module,
+    *,
+    lr: float = 0.01,
+    steps: int = 100,
+    loss: str = "cross_entropy",
+    norm: str | None = None,
+    chunk: int | Literal["auto"] = "auto",
+) -> Method:
+    """The same network, random weights, trained on the support set alone by gradient descent."""
+    built = methods.fomaml(model, lr=lr, steps=steps, loss=loss, norm=norm, chunk=chunk)
+    built.name = "scratch"
+    return built
+
+
+def pretrained(
+    model: nn.Module,
+    *,
+    classes: int | None = None,
+    lr: float = 0.01,
+    steps: int = 10,
+    loss: str = "cross_entropy",
+    norm: str | None = None,
+    chunk: int | Literal["auto"] = "auto",
+) -> Pretrained:
+    """Trained on all training data at once, then fine-tuned on a support set by gradient descent.
+
+    With `classes` the network is trained under a head of that many outputs, and fine-tuned with the
+    trained body under a head of zeros.
+
+    Source: Finn et al. 2017, figure 2 and table 1: "pretrained" and "fine-tuning baseline".
+    """
+    wide = model
+    if classes is not None:
+        wide = copy.copy(model)
+        wide._modules = dict(model._modules)
+        head = model.get_submodule("head")
+        if not isinstance(head, nn.Linear):
+            raise ValueError(f"pre-training needs a model with a linear `head`, got {head!r}")
+        wide.head = nn.Linear(head.in_features, classes)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    joint = methods.fomaml(wide, lr=lr, steps=0, loss=loss, norm=norm, chunk=chunk)
+    tune = methods.fomaml(model, lr=lr, steps=steps, loss=loss, norm=norm, chunk=chunk)
+    return Pretrained(joint, tune)
+
+
+def joint_source(splits: Splits) -> Source:
+    """The training source of `pretrained`: every class or every curve at once."""
+    if splits.train.spec.kind == "regression":
+        return Pooled(splits.train)
+    return AllClasses(splits.train)

@@ -1,0 +1,61 @@
+"""Networks and methods of a run, as config sections."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, get_type_hints
+
+from torch import nn
+
+from .. import methods, models
+from ..data.source import Spec, Splits
+from ..method import Method
+from ..train.baseline import Pretrained
+from . import baselines
+from .signature import section
+
+MLP = section("mlp", models.mlp, given=("inputs", "outputs"))
+Conv4 = section("conv4", models.Conv4, given=("outputs", "channels", "size"))
+
+MODELS: dict[str, Any] = {s.kind: s for s in (MLP, Conv4)}
+
+METHODS: dict[str, Any] = {
+    name: section(name, function, given=("model",))
+    for name, function in vars(methods).items()
+    if inspect.isfunction(function) and get_type_hints(function).get("return") is Method
+} | {
+    "pretrained": section("pretrained", baselines.pretrained, given=("model", "classes")),
+    "scratch": section("scratch", baselines.scratch, given=("model",)),
+}
+
+# Methods that compare features: their network has no head.
+HEADLESS = ("protonet",)
+
+
+def network(settings: Any, spec: Spec, *, head: bool = True) -> nn.Module:
+    """The network for examples of this shape; `head=False` ends at its features."""
+    outputs = spec.outputs if head else None
+    if isinstance(settings, MLP):
+        inputs = 1
+        for size in spec.x_shape:
+            inputs *= size
+        return settings.call(inputs=inputs, outputs=outputs)
+    if len(spec.x_shape) != 3 or spec.x_shape[1] != spec.x_shape[2]:
+        raise ValueError(
+            f"model.kind=conv4 needs square images (channels, size, size), but the data gives "
+            f"{spec.x_shape}; use model.kind=mlp"
+        )
+    return settings.call(outputs=outputs, channels=spec.x_shape[0], size=spec.x_shape[1])
+
+
+def build(
+    method: Any, model: Any, splits: Splits
+) -> tuple[Method | Pretrained, Splits]:
+    """The method on a new network, and the sources that it trains and is tested on."""
+    spec = splits.test.spec
+    made = network(model, spec, head=method.kind not in HEADLESS)
+    if method.kind != "pretrained":
+        return method.call(made), splits
+    joint = baselines.joint_source(splits)
+    classes = joint.spec.outputs if joint.spec.kind == "classification" else None
+    return method.call(made, classes=classes), Splits(joint, splits.validation, splits.test)

@@ -1,0 +1,92 @@
+"""Where the tasks of a run come from, as config sections."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+
+from ..core.bounds import Bound, Positive
+from ..data.episodes import Episodes
+from ..data.folder import folder
+from ..data.omniglot import omniglot
+from ..data.source import Source, Splits
+from ..data.synthetic import LinearGaussian as LinearGaussianSource
+from ..data.synthetic import Sine as SineSource
+from .signature import section
+
+
+def linear_gaussian(
+    *,
+    dimension: int = 4,
+    spread: float = 1.0,
+    noise: float = 0.0,
+    shot: int = 5,
+    queries: int = 15,
+    device: torch.device | str = "cpu",
+) -> Source:
+    """Linear regression tasks around the mean weights (1, ..., 1)."""
+    mean = torch.ones(dimension)
+    return LinearGaussianSource(
+        mean=mean, spread=spread, noise=noise, shot=shot, queries=queries, device=device
+    )
+
+
+_BUILT = ("device", "dtype", "skipped")
+
+Sine = section("sine", SineSource, given=_BUILT)
+LinearGaussian = section("linear_gaussian", linear_gaussian, given=_BUILT)
+Omniglot = section("omniglot", omniglot, given=_BUILT)
+Folder = section("folder", folder, given=_BUILT)
+
+SOURCES: dict[str, Any] = {s.kind: s for s in (Sine, LinearGaussian, Omniglot, Folder)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestTasks:
+    """How validation and test tasks differ from training tasks; null means that they do not."""
+
+    __test__ = False  # not a test case, whatever its name says
+
+    way: Annotated[int, Bound(low=2)] | None = None
+    shot: Positive | None = None
+    queries: Positive | None = None
+
+
+def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
+    """The sources of a run, with the sizes of `test` in validation and test."""
+    built = settings.call(device=device)
+    splits = Splits(built, built, built) if isinstance(built, Source) else built
+    changes = {k: v for k, v in dataclasses.asdict(test).items() if v is not None}
+    if not changes:
+        return splits
+    if isinstance(splits.test, Episodes):
+        return Splits(
+            splits.train,
+            _resized(splits.validation, changes, device),
+            _resized(splits.test, changes, device),
+        )
+    if "way" in changes:
+        raise ValueError(f"test.way has no meaning for data.kind={settings.kind}; remove it")
+    other = dataclasses.replace(settings, **changes).call(device=device)
+    return Splits(splits.train, other, other)
+
+
+def _resized(source: Source, changes: dict[str, int], device: torch.device | str) -> Episodes:
+    if not isinstance(source, Episodes):
+        raise ValueError(
+            f"expected tasks drawn from a pool of classes, got {type(source).__name__}"
+        )
+    sizes = {"way": source.way, "shot": source.shot, "queries": source.queries}
+    return Episodes(
+        source.pool,
+        **{**sizes, **changes},
+        rotate=source.rotate,
+        augment=source.augment,
+        within_group=source.within_group,
+        device=device,
+        name=source.name,
+        split=source.split,
+    )

@@ -1,0 +1,1 @@
+"""The contract. Imports torch and nothing of ours."""

@@ -1,0 +1,110 @@
+"""The contract: what a learner and an estimator must offer, and nothing else.
+
+A *learner* turns meta-parameters and a support set into task parameters phi and predicts with
+them. An *estimator* turns a learner and a batch of tasks into a meta-gradient. Neither knows which
+other one it meets: an estimator only asks for the kind of learner it `needs`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from .types import Batch, MetaGradient, Params, Task
+
+
+class Outcome(NamedTuple):
+    """Query losses of each task (T,), and the outputs (T, n, ...) they were computed from."""
+
+    losses: Tensor
+    outputs: Tensor
+
+
+class Learner(nn.Module, ABC):
+    """adapt on support -> predict on query. `meta` is `dict(self.named_parameters())`.
+
+    Every function is pure in (meta, phi): tensors come in as arguments and go out as values.
+    """
+
+    kind: Literal["classification", "regression"]
+
+    @abstractmethod
+    def adapt(self, meta: Params, support: Batch) -> Params:
+        """phi of each task, leaves (T, ...), differentiable in `meta`."""
+
+    @abstractmethod
+    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
+        """Outputs (T, n, ...) for `x` (T, n, ...). `support` is the set that phi came from."""
+
+    @abstractmethod
+    def outer(self, meta: Params, phi: Params, task: Task) -> Outcome:
+        """The outer objective at phi: query losses (T,) and outputs."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """What this learner is, in words, for every table of results."""
+
+
+class IterativeLearner(Learner):
+    """A learner whose phi is reached step by step along the gradient of an inner objective.
+
+    phi_{t+1}, s_{t+1} = step(meta, t, phi_t, g_t, losses_t, s_t),  g_t = d sum(losses_t) / d phi.
+    `stationary` is None when phi_K approaches a stationary point of `inner_losses` (what the
+    implicit function theorem needs), else the reason why it does not. `persistent` says that the
+    solver's state outlives the task; `remember` then takes its mean over tasks. `plain` says that a
+    step is phi - (constant) g, so that dphi'/dphi is I - alpha H and nothing else.
+    """
+
+    steps: int
+    stationary: str | None
+    tolerance: float | None
+    persistent: bool
+    plain: bool
+
+    @abstractmethod
+    def start(self, meta: Params, support: Batch) -> Params:
+        """phi_0 of each task, leaves (T, ...)."""
+
+    @abstractmethod
+    def initial_state(self, meta: Params, phi: Params) -> Params:
+        """The solver's state at phi_0 (momentum, moments): leaves (T, ...); empty when none."""
+
+    @abstractmethod
+    def inner_losses(self, meta: Params, t: int, phi: Params, support: Batch) -> Tensor:
+        """The inner objective of each task at step t: (T,). The same call gives the same value."""
+
+    @abstractmethod
+    def step(
+        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
+    ) -> tuple[Params, Params]:
+        """One inner update. Never calls autograd: the gradient is an argument."""
+
+    @abstractmethod
+    def remember(self, state: Params) -> None:
+        """Keep the mean over tasks of the final solver state, for the tasks to come."""
+
+
+class Estimator(ABC):
+    """How dphi/dmeta is applied to a vector."""
+
+    needs: type[Learner] = Learner
+
+    @abstractmethod
+    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
+        """Loss and gradient *summed* over the tasks; the caller divides by their number."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The estimator in a few words, for every table of results."""
+
+    def refuse(self, learner: Learner) -> str | None:
+        """Why this estimator cannot differentiate this learner, and what to do; None if it can."""
+        if isinstance(learner, self.needs):
+            return None
+        return (
+            f"`{type(self).__name__}` needs a learner that adapts step by step "
+            f"(`{self.needs.__name__}`), and `{type(learner).__name__}` does not. "
+            "Use `Unrolled()`."
+        )

@@ -1,0 +1,163 @@
+"""The inner loop, written once: gradient of the summed task losses, then one solver step.
+
+Task i's loss depends on row i of phi only, so the gradient of the *sum* over tasks with respect to
+the stacked phi is the stack of the per-task gradients. No `vmap` stands between two derivatives.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import trees
+from .contract import IterativeLearner, Outcome
+from .types import Batch, Params, Task
+
+
+log = logging.getLogger("innerloop")
+
+
+class Point(NamedTuple):
+    """Where the inner loop stands before step `t`: phi_t and the solver's state s_t."""
+
+    t: int
+    phi: Params
+    state: Params
+
+
+def inner_gradient(
+    learner: IterativeLearner,
+    meta: Params,
+    t: int,
+    phi: Params,
+    support: Batch,
+    *,
+    create_graph: bool = False,
+) -> tuple[Tensor, Params]:
+    """Inner losses (T,) and their gradient in phi. `phi` must be differentiable."""
+    losses = learner.inner_losses(meta, t, phi, support)
+    found = trees.pull([losses.sum()], phi, [torch.ones_like(losses.sum())], create_graph=create_graph)
+    # An adapted tensor that the loss does not touch has gradient zero: it stays where it is.
+    return losses, {k: found.get(k, torch.zeros_like(v)) for k, v in phi.items()}
+
+
+def still_moving(learner: IterativeLearner, grad: Params) -> Tensor | None:
+    """Which tasks have not reached the gradient tolerance: (T,) bool, or None without one."""
+    if learner.tolerance is None:
+        return None
+    return trees.norm(trees.detach(grad)) > learner.tolerance
+
+
+def masked_step(
+    learner: IterativeLearner,
+    meta: Params,
+    point: Point,
+    grad: Params,
+    losses: Tensor,
+    moving: Tensor | None,
+) -> tuple[Params, Params]:
+    """One solver step; tasks that are done keep their phi and state."""
+    phi, state = learner.step(meta, point.t, point.phi, grad, losses, point.state)
+    if moving is None:
+        return phi, state
+
+    def keep(new: Params, old: Params) -> Params:
+        return {k: torch.where(trees.rows(moving, v), v, old[k]) for k, v in new.items()}
+
+    return keep(phi, point.phi), keep(state, point.state)
+
+
+def points(
+    learner: IterativeLearner, meta: Params, support: Batch, steps: int | None = None
+) -> Iterator[Point]:
+    """phi_0 … phi_K without a graph, K = `steps` or the learner's own number.
+
+    With a tolerance the loop ends early once no task moves: further steps would change nothing.
+    """
+    with torch.no_grad():
+        phi = trees.detach(learner.start(meta, support))
+        state = trees.detach(learner.initial_state(meta, phi))
+    yield Point(0, phi, state)
+    yield from advance(learner, meta, support, Point(0, phi, state), steps)
+
+
+def advance(
+    learner: IterativeLearner,
+    meta: Params,
+    support: Batch,
+    point: Point,
+    steps: int | None = None,
+) -> Iterator[Point]:
+    """The points after `point`, up to step `steps`."""
+    for _ in range(point.t, learner.steps if steps is None else steps):
+        with torch.enable_grad():
+            losses, grad = inner_gradient(learner, meta, point.t, trees.leaves(point.phi), support)
+        with torch.no_grad():
+            moving = still_moving(learner, grad)
+            if moving is not None and not moving.any():
+                return
+            phi, state = masked_step(learner, meta, point, grad, losses.detach(), moving)
+            point = Point(point.t + 1, phi, state)
+        yield point
+
+
+def last(learner: IterativeLearner, meta: Params, support: Batch, steps: int | None = None) -> Point:
+    """phi_K without a graph; only one point is alive at a time."""
+    for point in points(learner, meta, support, steps):
+        final = point
+    return final
+
+
+def unroll(learner: IterativeLearner, meta: Params, support: Batch) -> Params:
+    """phi_K with the graph of the whole loop, differentiable in `meta`: memory grows with K."""
+    phi = learner.start(meta, support)
+    state = learner.initial_state(meta, phi)
+    for t in range(learner.steps):
+        # A start that no meta-parameter reaches (a context of zeros) still has to be followed.
+        phi = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in phi.items()}
+        losses, grad = inner_gradient(learner, meta, t, phi, support, create_graph=True)
+        moving = still_moving(learner, grad)
+        phi, state = masked_step(learner, meta, Point(t, phi, state), grad, losses, moving)
+    return phi
+
+
+def health(learner: IterativeLearner, meta: Params, end: Point, support: Batch) -> Params:
+    """For a solver with a tolerance: inner gradient norm at phi_K, whether it is met, steps taken.
+
+    Each (T,). A tolerance that was not reached is also logged: the result is then inexact.
+    """
+    if learner.tolerance is None:
+        return {}
+    with torch.enable_grad():
+        grad = inner_gradient(learner, meta, end.t, trees.leaves(end.phi), support)[1]
+    return met(learner.tolerance, trees.norm(trees.detach(grad)), end.t)
+
+
+def met(tolerance: float | None, norm: Tensor, steps: int) -> Params:
+    """Stats of an inner solve that ended with gradient norms `norm` (T,)."""
+    stats = {"inner_gradient_norm": norm, "inner_steps": torch.full_like(norm, steps)}
+    if tolerance is not None:
+        # The mask compares the norm before a step; allow for its rounding.
+        done = norm <= tolerance * (1 + 1e-6)
+        stats["inner_converged"] = done
+        if not done.all():
+            log.warning(
+                "%d of %d tasks did not reach the inner gradient tolerance %g in %d steps (largest "
+                "norm %.3g); allow more steps or a larger tolerance",
+                int((~done).sum()), len(done), tolerance, steps, float(norm.max()),
+            )
+    return stats
+
+
+def summary(outcome: Outcome, tasks: Task) -> dict[str, Tensor]:
+    """Per-task query loss, and accuracy where labels are classes: each (T,)."""
+    stats = {"loss": outcome.losses.detach()}
+    y = tasks.query.y
+    if not y.is_floating_point() and outcome.outputs.dim() == y.dim() + 1:
+        right = outcome.outputs.detach().argmax(2) == y
+        stats["accuracy"] = right.flatten(1).to(stats["loss"].dtype).mean(1)
+    return stats

@@ -1,0 +1,57 @@
+"""What to do about a layer that fails: one line to type."""
+
+from __future__ import annotations
+
+from torch import nn
+
+RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
+
+
+def forward_advice(error: BaseException) -> str:
+    """For a model that does not run at all."""
+    text = str(error)
+    if "Expected more than 1 value per channel" in text:
+        return "BatchNorm has one value per channel here: give more examples, or use nn.GroupNorm"
+    if "mat1 and mat2" in text or "size mismatch" in text:
+        return "compare the shape of x with what this layer was built for"
+    if "expected m1 and m2 to have the same dtype" in text or "same dtype" in text:
+        return "convert the example: `x.to(next(model.parameters()).dtype)`"
+    if "in-place operation" in text:
+        return "compute with a changed copy of the weight, do not write to it in forward"
+    return "run `model(x)` by itself until it works"
+
+
+def double_backward_advice(error: BaseException | None) -> str:
+    """For a second derivative that does not exist, or is wrong (`error` None)."""
+    text = str(error)
+    if "torch.compile" in text:
+        return "leave out torch.compile in this layer"
+    if "once_differentiable" in text:
+        return "remove @once_differentiable and write backward with differentiable operations"
+    if "attention" in text:
+        return "in its forward: `with sdpa_kernel(SDPBackend.MATH):` (torch.nn.attention)"
+    if "cudnn" in text.lower():
+        return "in its forward: `with torch.backends.cudnn.flags(enabled=False):`"
+    if error is None:
+        return (
+            "write its backward with differentiable operations on saved inputs, no `.detach()` or "
+            "`.data`; first order needs no second derivative: methods.fomaml(model, ...)"
+        )
+    return "replace the layer, or use first order: methods.fomaml(model, ...)"
+
+
+def forward_mode_advice() -> str:
+    """For a layer without forward mode; the default estimator does not need it."""
+    return "works with the default, Adjoint(ReverseOverReverse()); only ForwardOverReverse does not"
+
+
+def batching_advice(layer: nn.Module | None, error: BaseException | None) -> str:
+    """For a layer that `vmap` cannot batch over tasks."""
+    text = str(error)
+    if isinstance(layer, RECURRENT):
+        return "runs task by task, chunk=1, chosen by itself; nn.GRUCell can be batched"
+    if "setup_context" in text or "generate_vmap_rule" in text:
+        return "set chunk=1, or give the autograd.Function setup_context and generate_vmap_rule"
+    if "data-dependent" in text or ".item()" in text:
+        return "set chunk=1, or replace the branch on tensor values by torch.where"
+    return "set chunk=1: one task at a time"

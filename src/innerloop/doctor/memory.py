@@ -1,0 +1,67 @@
+"""Peak memory of one call, over what was in use before it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> tuple[int, str]:
+    """Bytes that `run()` needed at most beyond those in use before, and how they were measured.
+
+    On CUDA the allocator counts. On Linux the peak of the resident set is reset before the call;
+    where that is not allowed, only growth beyond the process's earlier peak is seen.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before, "CUDA allocator"
+    _give_back_freed_memory()
+    if _reset_peak():
+        before = _status("VmRSS")
+        run()
+        return max(_status("VmHWM") - before, 0), "peak resident set, to 1 MB"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    unit = 1 if sys.platform == "darwin" else 1024
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return grown * unit, "growth of the process's peak"
+
+
+def _reset_peak() -> bool:
+    """Set VmHWM back to the current resident set; False where the system does not let us."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return _STATUS.exists()
+
+
+def _status(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"{_STATUS} has no {field}")
+
+
+def _give_back_freed_memory() -> None:
+    """Freed pages that the allocator keeps would be reused, and the call would look cheaper."""
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):
+            return

@@ -1,0 +1,28 @@
+"""Meta-gradient estimators: how dphi/dmeta is applied to a vector. They import only core."""
+
+from .batching import mean_gradient, split
+from .curvature import Curvature, FiniteDifference, ForwardOverReverse, ReverseOverReverse
+from .evolution import EvolutionStrategies
+from .implicit import Implicit
+from .linear import ConjugateGradient, LinearSolver, Neumann
+from .reptile import Reptile
+from .sweep import Adjoint, FirstOrder
+from .unrolled import Unrolled
+
+__all__ = [
+    "Adjoint",
+    "ConjugateGradient",
+    "Curvature",
+    "EvolutionStrategies",
+    "FiniteDifference",
+    "FirstOrder",
+    "ForwardOverReverse",
+    "Implicit",
+    "LinearSolver",
+    "Neumann",
+    "Reptile",
+    "ReverseOverReverse",
+    "Unrolled",
+    "mean_gradient",
+    "split",
+]

@@ -1,0 +1,190 @@
+"""The discrete adjoint sweep: (dphi_K/dmeta)^T v with one inner graph alive at a time.
+
+For phi_{t+1}, s_{t+1} = step(meta, t, phi_t, g_t, l_t, s_t), g_t = d sum(inner losses) / d phi:
+
+    lam, mu <- d outer / d phi_K, 0 ;  G <- d outer / d meta
+    for t = K-1 ... 0:
+        (m, p, u, l, s) <- vjp of step at t, applied to (lam, mu)
+        (h_phi, h_meta) <- (H_phi,phi u, H_meta,phi u)       if t >= K - last, else 0
+        lam, mu, G      <- p + h_phi, s, G + m + h_meta
+    G <- G + vjp of start applied to lam
+
+With gradient descent p + h_phi = (I - alpha H) lam: the product of the K factors, read right to
+left. The order of derivatives never exceeds two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..core import loop, trees
+from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
+from ..core.loop import Point
+from ..core.types import Batch, MetaGradient, Params, Task
+from .curvature import Curvature, Linearised, ReverseOverReverse, Where
+
+
+class Adjoint(Estimator):
+    """The exact meta-gradient, by the sweep.
+
+    `curvature` supplies the Hessian-vector products (`ReverseOverReverse`, `ForwardOverReverse`,
+    `FiniteDifference`). `last=n` keeps the curvature of the last n steps only (truncated; 0 is
+    first order); `store_every=k` keeps every k-th phi and recomputes the others, k steps at a time.
+    """
+
+    needs = IterativeLearner
+
+    def __init__(
+        self,
+        curvature: Curvature | None = None,
+        *,
+        last: int | None = None,
+        store_every: int = 1,
+    ):
+        if last is not None and last < 0:
+            raise ValueError(f"expected last >= 0, or None for all steps, got last={last!r}")
+        if store_every < 1:
+            raise ValueError(f"expected store_every >= 1, got store_every={store_every!r}")
+        self.curvature = curvature or ReverseOverReverse()
+        self.last = last
+        self.store_every = store_every
+
+    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
+        assert isinstance(learner, IterativeLearner)
+        fixed = trees.detach(meta)
+        stored: list[Point] = []
+        for point in loop.points(learner, fixed, tasks.support):
+            if point.t % self.store_every == 0 and not self._skips(learner, point.t, learner.steps):
+                stored.append(point)
+        end = point
+        outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks)
+        mu: Params = {}
+        for point in self._backwards(learner, fixed, tasks.support, stored, end.t):
+            if self._skips(learner, point.t, end.t):
+                break
+            where = Where(learner, meta, point.t, point.phi, tasks.support)
+            exact = self.last is None or point.t >= end.t - self.last
+            lam, mu, found = pull_step(where, point, lam, mu, self.curvature if exact else None)
+            total = trees.merge(total, found)
+        total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
+        stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
+        return MetaGradient(outcome.losses.detach().sum(), total, stats)
+
+    def _skips(self, learner: IterativeLearner, t: int, end: int) -> bool:
+        """Whether step t and all before it pass lam on unchanged: plain steps without curvature."""
+        return self.last is not None and learner.plain and t < end - self.last
+
+    def _backwards(
+        self, learner: IterativeLearner, meta: Params, support: Batch, stored: list[Point], end: int
+    ) -> Iterator[Point]:
+        """The points end-1 … 0; those between two stored ones are recomputed, and then dropped."""
+        while stored:
+            point = stored.pop()
+            if point.t == end:
+                continue
+            replayed = list(loop.advance(learner, meta, support, point, end - 1))
+            while replayed:
+                yield replayed.pop()
+            yield point
+            end = point.t
+
+    def describe(self) -> str:
+        told = f"adjoint sweep, {self.curvature.describe()}"
+        if self.last is not None:
+            told += f", curvature of the last {self.last} steps"
+        return told + (f", every {self.store_every}th state kept" if self.store_every > 1 else "")
+
+
+class FirstOrder(Estimator):
+    """The sweep without curvature: inner gradients count as constants (FOMAML).
+
+    What a learned rate or momentum contributes directly is kept.
+    Source: Finn et al. 2017, section 5.2.
+    """
+
+    needs = IterativeLearner
+
+    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
+        return Adjoint(last=0)(learner, meta, tasks)
+
+    def describe(self) -> str:
+        return "first order"
+
+
+def outer_gradient(
+    learner: Learner, meta: Params, phi: Params, tasks: Task
+) -> tuple[Outcome, Params, Params]:
+    """The outer objective at phi, its gradient in phi, and its direct gradient in meta."""
+    inputs = {"phi " + k: v for k, v in trees.leaves(phi).items()}
+    inputs |= {"meta " + k: v for k, v in meta.items()}
+    with torch.enable_grad():
+        outcome = learner.outer(meta, {k: inputs["phi " + k] for k in phi}, tasks)
+        found = trees.pull([outcome.losses], inputs, [torch.ones_like(outcome.losses)])
+    lam = {k: found.get("phi " + k, torch.zeros_like(v)) for k, v in phi.items()}
+    direct = {k[5:]: v for k, v in found.items() if k.startswith("meta ")}
+    return Outcome(outcome.losses.detach(), outcome.outputs.detach()), lam, direct
+
+
+def pull_start(learner: IterativeLearner, meta: Params, support: Batch, lam: Params) -> Params:
+    """The vjp of phi_0 = start(meta, support), applied to lam."""
+    with torch.enable_grad():
+        phi = learner.start(meta, support)
+        return trees.pull(phi.values(), meta, [lam[k] for k in phi])
+
+
+def pull_step(
+    where: Where, point: Point, lam: Params, mu: Params, curvature: Curvature | None
+) -> tuple[Params, Params, Params]:
+    """One turn of the sweep: cotangents of (phi_t, s_t) and what this step adds to G."""
+    inner = curvature.at(where) if curvature else _Constant(where)
+    leaves = (
+        {"phi " + k: v for k, v in trees.leaves(point.phi).items()}
+        | {"state " + k: v for k, v in trees.leaves(point.state).items()}
+        | {"grad " + k: v for k, v in trees.leaves(inner.grad).items()}
+        | {"loss": inner.losses.detach().requires_grad_()}
+        | {"meta " + k: v for k, v in where.meta.items()}
+    )
+
+    def part(prefix: str, tree: Params) -> Params:
+        return {k[len(prefix) :]: v for k, v in tree.items() if k.startswith(prefix)}
+
+    with torch.enable_grad():
+        phi, state = loop.masked_step(
+            where.learner,
+            where.meta,
+            Point(point.t, part("phi ", leaves), part("state ", leaves)),
+            part("grad ", leaves),
+            leaves["loss"],
+            loop.still_moving(where.learner, inner.grad),
+        )
+        found = trees.pull(
+            [*phi.values(), *state.values()],
+            leaves,
+            [*(lam[k] for k in phi), *(mu.get(k) for k in state)],
+        )
+    h_phi, h_meta = inner.pull(part("grad ", found), found.get("loss"))
+    # A tensor that the step passes through unchanged keeps its cotangent via "phi ".
+    lam = {k: torch.zeros_like(v) for k, v in lam.items()} | part("phi ", found)
+    return trees.merge(lam, h_phi), part("state ", found), trees.merge(part("meta ", found), h_meta)
+
+
+class _Constant(Linearised):
+    """The inner gradient as a constant: every product is zero."""
+
+    def __init__(self, where: Where):
+        with torch.enable_grad():
+            losses, self.grad = loop.inner_gradient(
+                where.learner,
+                trees.detach(where.meta),
+                where.t,
+                trees.leaves(where.phi),
+                where.support,
+            )
+        self.losses = losses.detach()
+
+    def pull(
+        self, u: Params, loss_cotangent: torch.Tensor | None = None, *, again: bool = False
+    ) -> tuple[Params, Params]:
+        return {}, {}

@@ -1,0 +1,177 @@
+"""The learner that adapts a model's weights step by step: solver x scope on any `nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from ..core import loop, streams
+from ..core.contract import IterativeLearner, Outcome
+from ..core.types import Batch, Params, Task
+from ..scope import All, Scope
+from ..solve import Fixed, GradientDescent, Proximal, Solver
+from .losses import Loss, LossLike, as_loss
+from .model_call import ModelCall
+
+
+class GradientLearner(IterativeLearner):
+    """phi_0 from the scope, then phi_{t+1} = solver step along the support gradient.
+
+    The inner objective is loss(support) + penalty(phi, phi_0) + regulariser(weights); the outer one
+    is loss(query). `batch_size` draws the support in shuffled mini-batches, one per step, without
+    replacement until all were seen (Reptile). `norm` is the normalisation policy (see
+    `innerloop.learn.norm`); `regulariser` maps one task's weights (a dict by name) to a scalar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        solver: Solver,
+        scope: Scope | None = None,
+        *,
+        loss: LossLike | Loss = "cross_entropy",
+        norm: str | None = None,
+        penalty: Proximal | None = None,
+        regulariser: Callable[[Params], Tensor] | None = None,
+        batch_size: int | None = None,
+    ):
+        super().__init__()
+        self.call = ModelCall(model, norm)
+        self.model = model
+        self.solver = solver
+        self.penalty = penalty
+        self.scope = scope or All()
+        self.loss = as_loss(loss)
+        self.kind = self.loss.kind
+        self.regulariser = regulariser
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1 or None, got {batch_size!r}")
+        if batch_size is not None and solver.tolerance is not None:
+            raise ValueError(
+                "a gradient tolerance needs one inner objective, but mini-batches change it at "
+                "every step: use tolerance=None or batch_size=None"
+            )
+        self.batch_size = batch_size
+        params = dict(model.named_parameters())
+        self.names = self.scope.names(params)
+        if not self.names:
+            raise ValueError(
+                f"the scope `{self.scope.describe()}` leaves no trainable parameter to adapt; the "
+                f"model has {', '.join(params)}"
+            )
+        self._stacked = set(self.names)
+        first = params[self.names[0]]
+        self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
+        self.to(first.device)
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.solver.steps
+
+    @property
+    def tolerance(self) -> float | None:  # type: ignore[override]
+        return self.solver.tolerance
+
+    @property
+    def stationary(self) -> str | None:  # type: ignore[override]
+        if self.penalty is None:
+            return (
+                f"`{type(self.solver).__name__}` without a penalty: phi is not a stationary point "
+                "of anything. Add `penalty=Proximal(lam)`"
+            )
+        if self.batch_size is not None:
+            return (
+                "a mini-batched support: each step has another objective, so phi is stationary "
+                "for none of them. Use `batch_size=None`"
+            )
+        return None
+
+    @property
+    def plain(self) -> bool:  # type: ignore[override]
+        return isinstance(self.solver, GradientDescent) and isinstance(self.solver.rate, Fixed)
+
+    @property
+    def persistent(self) -> bool:  # type: ignore[override]
+        return self.solver.persistent
+
+    def start(self, meta: Params, support: Batch) -> Params:
+        return self.scope.start(_under("model.", meta), self.names, len(support.x))
+
+    def initial_state(self, meta: Params, phi: Params) -> Params:
+        return self.solver.init(phi)
+
+    def inner_losses(self, meta: Params, t: int, phi: Params, support: Batch) -> Tensor:
+        batch = self._minibatch(t, support)
+        weights = {**_under("model.", meta), **phi}
+        outputs = self.call(weights, self._stacked, batch.x, self._stream(t), None)
+        losses = self.loss(outputs, batch.y)
+        if self.penalty is not None:
+            anchor = self.start(meta, support)
+            losses = losses + self.penalty.losses(_under("penalty.", meta), phi, anchor)
+        if self.regulariser is not None:
+            axes = {k: 0 if k in self._stacked else None for k in weights}
+            losses = losses + vmap(self.regulariser, in_dims=(axes,))(weights)
+        return losses
+
+    def step(
+        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
+    ) -> tuple[Params, Params]:
+        return self.solver.step(_under("solver.", meta), t, phi, grad, losses, state)
+
+    def adapt(self, meta: Params, support: Batch) -> Params:
+        if torch.is_grad_enabled():
+            return loop.unroll(self, meta, support)
+        return loop.last(self, meta, support).phi
+
+    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
+        weights = {**_under("model.", meta), **phi}
+        return self.call(weights, self._stacked, x, "query", support.x)
+
+    def outer(self, meta: Params, phi: Params, task: Task) -> Outcome:
+        outputs = self.predict(meta, phi, task.query.x, task.support)
+        return Outcome(self.loss(outputs, task.query.y), outputs)
+
+    def materialise(self, phi: Params, support: Batch) -> nn.Module:
+        """The adapted model of one task as a plain module."""
+        return self.call.materialise({k: v.squeeze(0) for k, v in phi.items()}, support.x.squeeze(0))
+
+    def remember(self, state: Params) -> None:
+        self.solver.keep(state)
+
+    def describe(self) -> dict[str, str]:
+        solver = self.solver.describe()
+        if self.penalty is not None:
+            solver += f", {self.penalty.describe()}"
+        if self.batch_size is not None:
+            solver += f", mini-batches of {self.batch_size}"
+        return {
+            "scope": self.scope.describe(),
+            "solver": solver,
+            "norm": self.call.policy if self.call.normalises else "none in the model",
+            "loss": self.loss.name,
+        }
+
+    def _stream(self, t: int) -> str:
+        """Fresh dropout masks at every step, but one mask where phi seeks a stationary point."""
+        one_objective = self.penalty is not None or self.tolerance is not None
+        return "support" if one_objective else f"support {t}"
+
+    def _minibatch(self, t: int, support: Batch) -> Batch:
+        n = support.x.shape[1]
+        size = self.batch_size
+        if size is None or size >= n:
+            return support
+        first, stop = t * size, (t + 1) * size
+        passes = [
+            torch.randperm(n, generator=streams.generator(streams.current(), "minibatch", epoch))
+            for epoch in range(first // n, (stop - 1) // n + 1)
+        ]
+        chosen = torch.cat(passes)[first % n :][:size].to(support.x.device)
+        return Batch(support.x[:, chosen], support.y[:, chosen])
+
+
+def _under(prefix: str, meta: Params) -> Params:
+    return {k.removeprefix(prefix): v for k, v in meta.items() if k.startswith(prefix)}

@@ -1,0 +1,196 @@
+"""The model, called with per-task weights: the one place that knows `torch.func.vmap`.
+
+Only a forward pass is ever mapped, and every derivative is taken outside of it: with a derivative
+innermost, `vmap` differentiates the affine normalisation layers wrongly and in silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..core import streams
+from ..core.types import Params
+from . import norm as norms
+
+log = logging.getLogger("innerloop")
+
+_RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
+_CONVOLUTION = nn.modules.conv._ConvNd
+
+
+class ModelCall:
+    """`model` as a pure function of its weights, under a normalisation policy.
+
+    Works on a private copy of the module tree that shares the parameters, so that the user's model
+    is never written to: its buffers and its modes are the same before and after.
+    """
+
+    def __init__(self, model: nn.Module, norm: str | None):
+        _refuse(model)
+        self._model = model
+        self.policy = norms.choose(model, norm)
+        self._copy = _sharing_copy(model)
+        self._governed = set(norms.apply(self._copy, self.policy))
+        self._support_norms = [
+            m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)
+        ]
+        self._draws: dict[bool, bool] = {}
+        self.batchable = not any(isinstance(m, _RECURRENT) for m in model.modules())
+        self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the policy matters to this model."""
+        return bool(self._governed)
+
+    def __call__(
+        self, weights: Params, stacked: set[str], x: Tensor, stream: str, support: Tensor | None
+    ) -> Tensor:
+        """Outputs (T, n, ...) for x (T, n, ...).
+
+        `weights` holds one row per task for the names in `stacked` and shared tensors otherwise.
+        Random layers draw from the stream named `stream`, the same numbers every time and the same
+        for every task of the batch. `support` is given where the policy `support` wants its
+        statistics: it runs in front of x.
+        """
+        rows = None
+        if support is not None and self.policy == "support" and self._support_norms:
+            rows = support.shape[1]
+            x = torch.cat([support, x], 1)
+        for layer in self._support_norms:
+            layer.rows = rows
+        if torch.compiler.is_compiling() or not self._draws_in(x):
+            outputs = self._forward(weights, stacked, x, alone=len(x) == 1)
+        else:
+            # `vmap` may lay a tensor out differently and so fill its mask in another order: a
+            # random model takes the same path for one task as for many.
+            with streams.replay("model", stream, device=x.device):
+                outputs = self._forward(weights, stacked, x, alone=not self.batchable)
+        return outputs if rows is None else outputs[:, rows:]
+
+    def _forward(self, weights: Params, stacked: set[str], x: Tensor, *, alone: bool) -> Tensor:
+        buffers = self._own_buffers()
+        if alone:
+            one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
+            return self._run((one, buffers), x.squeeze(0)).unsqueeze(0)
+        axes = {k: 0 if k in stacked else None for k in weights}
+        mapped = vmap(
+            lambda w, row: self._run((w, buffers), row), in_dims=(axes, 0), randomness="same"
+        )
+        return mapped(weights, x)
+
+    def _own_buffers(self) -> Params:
+        """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
+        return {k: v.clone() for k, v in self._copy.named_buffers()}
+
+    def _run(self, state: tuple[Params, Params], x: Tensor) -> Tensor:
+        outputs = functional_call(self._copy, state, (x,))
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in "
+                "a module whose forward returns the outputs only"
+            )
+        return outputs
+
+    def _draws_in(self, x: Tensor) -> bool:
+        """Whether the model draws random numbers in its present mode: tried once, then known."""
+        training = self._model.training
+        if training not in self._draws:
+            with torch.no_grad(), streams.replay("model", "probe", device=x.device):
+                before = _random_state(x.device)
+                self._run((dict(self._copy.named_parameters()), self._own_buffers()), x[0])
+                self._draws[training] = not torch.equal(before, _random_state(x.device))
+        return self._draws[training]
+
+    def follow_modes(self) -> None:
+        """Take over the user's train/eval flags; normalisation layers obey the policy instead."""
+        for (name, theirs), ours in zip(
+            self._model.named_modules(), self._copy.modules(), strict=True
+        ):
+            if name not in self._governed:
+                ours.training = theirs.training
+
+    def materialise(self, weights: Params, support: Tensor) -> nn.Module:
+        """A plain copy of the model with these weights (one task), in eval mode.
+
+        It follows the policy by itself: `batch` layers use their batch's statistics in any mode,
+        `support` layers hold the support set's as running statistics.
+        """
+        model = copy.deepcopy(self._model)
+        with torch.no_grad():
+            for k, p in model.named_parameters():
+                if k in weights:
+                    p.copy_(weights[k])
+            if self.policy == "support" and self._support_norms:
+                for layer in self._support_norms:
+                    layer.recording = True
+                self(dict(model.named_parameters()), set(), support.unsqueeze(0), "query", None)
+                for layer in self._support_norms:
+                    layer.recording = False
+                norms.freeze(model, self._copy)
+        if self.policy == "batch":
+            norms.apply(model, "batch")
+        return model.eval()
+
+
+@contextlib.contextmanager
+def differentiable_kernels() -> Iterator[None]:
+    """Kernels that have second derivatives: attention by the math kernel, no fused fast paths.
+
+    The fused attention kernels have no derivative of their backward pass, the encoder's fast path
+    has none at all, and cuDNN's recurrent layers have no double backward.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _sharing_copy(model: nn.Module) -> nn.Module:
+    """The module tree copied, its parameters and buffers shared."""
+    shared = [*model.parameters(), *model.buffers()]
+    try:
+        return copy.deepcopy(model, {id(t): t for t in shared})
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot be copied ({error}); keep only parameters and buffers in it, and "
+            "use torch.nn.utils.parametrizations.weight_norm in place of the old weight_norm"
+        ) from error
+
+
+def _refuse(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise ValueError(
+            "the model is compiled, and compiled backward graphs cannot be differentiated again; "
+            "pass the original module (`model._orig_mod`)"
+        )
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"the model is wrapped in {type(model).__name__}, which does not synchronise "
+            "higher-order gradients; pass `model.module`"
+        )
+    for name, p in model.named_parameters():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise ValueError(f"parameter `{name}` is lazy: run the model once on a batch first")
+    if not any(True for _ in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has no parameters, so there is nothing to learn; pass a model "
+            "with at least one trainable layer"
+        )

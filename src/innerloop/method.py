@@ -1,0 +1,221 @@
+"""A method: a learner and an estimator. Everything a user holds in the hand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .core import checks, loop, streams
+from .core.contract import Estimator, IterativeLearner, Learner
+from .core.types import Batch, MetaGradient, Params, Task
+from .estimate.batching import mean_gradient, split
+from .learn import GradientLearner, ProtoLearner
+from .learn.model_call import differentiable_kernels
+
+log = logging.getLogger("innerloop")
+
+
+class Method(nn.Module):
+    """What is adapted, how, and how it is differentiated, bound to a model.
+
+    `named_parameters()` are the meta-parameters: the model's weights (names ending in
+    `model.<name>`) and what the solver learns (`solver.*`).
+
+    `chunk` is the number of tasks run at once: 1 loops over tasks, T runs them as one fused batch;
+    results agree to rounding. "auto" is 1 for recurrent layers (`vmap` cannot batch them) and for
+    convolutions on a CPU (a grouped convolution is slower than a loop there), else all tasks.
+
+    Raises ValueError when the estimator cannot differentiate the learner, naming both and the fix.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        learner: GradientLearner | ProtoLearner,
+        estimator: Estimator,
+        *,
+        chunk: int | Literal["auto"] = "auto",
+    ):
+        super().__init__()
+        reason = estimator.refuse(learner)
+        if reason:
+            raise ValueError(reason)
+        if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+            raise ValueError(f'expected chunk >= 1 or "auto", got chunk={chunk!r}')
+        self.name = name
+        self.learner = learner
+        self.estimator = estimator
+        self.chunk = chunk
+        self._told: set[str] = set()
+
+    def meta_gradient(self, tasks: Task) -> MetaGradient:
+        """The mean query loss over the tasks, and its gradient by this method's estimator.
+
+        `grads` is keyed as `dict(self.named_parameters())`, zeros for what the loss does not
+        depend on. `stats` has one value per task: loss, accuracy, and the health of inner solves.
+        Random layers and estimators draw once from torch's global generator per call.
+        """
+        self._check(tasks)
+        meta = {
+            k: p.detach().requires_grad_(p.requires_grad)
+            for k, p in self.learner.named_parameters()
+        }
+        with _running(self.learner):
+            found = mean_gradient(
+                self.estimator, self.learner, meta, tasks, self._chunk(tasks.support.x)
+            )
+        self._name_untouched(meta, found.grads)
+        if found.memory:
+            assert isinstance(self.learner, IterativeLearner)
+            self.learner.remember(found.memory)
+        grads = {
+            f"learner.{k}": found.grads[k] if k in found.grads else torch.zeros_like(p)
+            for k, p in self.learner.named_parameters()
+        }
+        return MetaGradient(found.loss, grads, found.stats)
+
+    def loss(self, tasks: Task) -> Tensor:
+        """The mean query loss; its `.backward()` adds `meta_gradient(tasks).grads` to `.grad`.
+
+        The gradient is already computed when this returns, so memory stays flat and wrappers see
+        an ordinary first-order graph.
+        """
+        found = self.meta_gradient(tasks)
+        trained = {k: p for k, p in self.named_parameters() if p.requires_grad}
+        carried: Tensor = _Carry.apply(
+            found.loss, [found.grads[k] for k in trained], *trained.values()
+        )
+        return carried
+
+    def forward(self, tasks: Task) -> Tensor:
+        """The same as `loss`, for wrappers that call the module."""
+        return self.loss(tasks)
+
+    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> nn.Module:
+        """A plain module adapted to ONE task: support_x (n, ...), support_y (n, ...).
+
+        It is in eval mode, has no graph, and follows the normalisation policy by itself. `steps`
+        replaces the trained number of inner steps.
+        """
+        if not isinstance(support_x, Tensor) or not isinstance(support_y, Tensor):
+            raise ValueError(
+                f"expected tensors, got support_x {type(support_x).__name__} and support_y "
+                f"{type(support_y).__name__}; convert with torch.as_tensor"
+            )
+        support = Batch(support_x.unsqueeze(0), support_y.unsqueeze(0))
+        self._check(Task(support, support))
+        with torch.no_grad(), _running(self.learner):
+            *_, phi = self._phis(support, steps)
+            return self.learner.materialise(phi, support)
+
+    def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
+        """Query outputs before adaptation and after each of S inner steps: (S+1, T, n, ...).
+
+        No graph is kept. A learner without steps returns (1, T, n, ...).
+        """
+        self._check(tasks)
+        meta = self._values()
+        parts = []
+        with torch.no_grad(), _running(self.learner):
+            for part in split(tasks, self._chunk(tasks.support.x)):
+                outputs = [
+                    self.learner.predict(meta, phi, part.query.x, part.support)
+                    for phi in self._phis(part.support, steps)
+                ]
+                # A tolerance may end the loop early: later steps would have changed nothing.
+                wanted = self._steps(steps) + 1
+                outputs += [outputs[-1]] * (wanted - len(outputs))
+                parts.append(torch.stack(outputs))
+        return torch.cat(parts, 1)
+
+    def trajectory(self, support: Batch, steps: int | None = None) -> list[Params]:
+        """phi_0 … phi_S of stacked tasks, leaves (T, ...), without a graph."""
+        self._check(Task(support, support))
+        with torch.no_grad(), _running(self.learner):
+            return list(self._phis(support, steps))
+
+    def describe(self) -> dict[str, str]:
+        """What was done, in words, for every table of results."""
+        return {
+            "method": self.name,
+            **self.learner.describe(),
+            "estimator": self.estimator.describe(),
+        }
+
+    def _phis(self, support: Batch, steps: int | None) -> Iterator[Params]:
+        self._steps(steps)
+        meta = self._values()
+        if isinstance(self.learner, IterativeLearner):
+            for point in loop.points(self.learner, meta, support, steps):
+                yield point.phi
+        else:
+            yield self.learner.adapt(meta, support)
+
+    def _steps(self, steps: int | None) -> int:
+        if not isinstance(self.learner, IterativeLearner):
+            return 0
+        if steps is None:
+            return self.learner.steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"expected a number of inner steps >= 0, got steps={steps!r}")
+        return steps
+
+    def _values(self) -> Params:
+        return {k: p.detach() for k, p in self.learner.named_parameters()}
+
+    def _check(self, tasks: Task) -> None:
+        checks.tasks(tasks, self.learner.kind)
+        model = self.learner.model
+        first = next(model.parameters())
+        integers = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules())
+        for batch in tasks:
+            checks.dtype(batch.x, first.dtype, integers)
+
+    def _chunk(self, x: Tensor) -> int:
+        call = self.learner.call
+        if not call.batchable:
+            if self.chunk not in (1, "auto"):
+                self._once(
+                    "recurrent layers cannot be batched over tasks by vmap: they run with chunk=1"
+                )
+            return 1
+        if self.chunk == "auto":
+            return 1 if call.convolutional and x.device.type == "cpu" else len(x)
+        return int(self.chunk)
+
+    def _name_untouched(self, meta: Params, grads: Params) -> None:
+        """A meta-parameter without gradient is more often a mistake than a wish: say so, once."""
+        missing = [k for k, v in meta.items() if v.requires_grad and k not in grads]
+        if missing:
+            self._once("the meta-gradient does not reach " + ", ".join(missing))
+
+    def _once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message)
+
+
+@contextlib.contextmanager
+def _running(learner: GradientLearner | ProtoLearner) -> Iterator[None]:
+    """What a learner needs to run: the user's modes, one seed per call, differentiable kernels."""
+    learner.call.follow_modes()
+    with streams.common(int(torch.randint(2**62, ()))), differentiable_kernels():
+        yield
+
+
+class _Carry(torch.autograd.Function):
+    """A loss whose gradient is known already."""
+
+    @staticmethod
+    def forward(ctx, loss, grads, *params):  # type: ignore[no-untyped-def]
+        ctx.grads = grads
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+        return None, None, *(upstream * g for g in ctx.grads)

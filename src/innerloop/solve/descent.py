@@ -1,0 +1,193 @@
+"""Inner solvers that step along a gradient. Gradient in, step out; they never call autograd."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ..core import trees
+from ..core.types import Params
+from .rates import Rate, as_rate
+
+
+class Solver(nn.Module, ABC):
+    """init / step with the state in and out, so that the loop can be replayed and differentiated.
+
+    `steps` inner steps at most; with `tolerance`, a task stops once the norm of its inner gradient
+    is at or below it. Learned hyper-parameters are the module's parameters.
+    """
+
+    persistent = False
+
+    def __init__(self, lr: float | Rate, steps: int, tolerance: float | None):
+        super().__init__()
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"expected a number of inner steps >= 0, got steps={steps!r}")
+        if tolerance is not None and not tolerance > 0:
+            raise ValueError(
+                f"expected a gradient tolerance > 0, or None for a fixed number of steps, "
+                f"got tolerance={tolerance!r}"
+            )
+        self.rate = as_rate(lr)
+        self.steps = steps
+        self.tolerance = tolerance
+
+    def bind(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
+        """Create whatever is learned per adapted tensor; called once, by the learner."""
+        self.rate.bind(shapes, self.steps, dtype)
+
+    @abstractmethod
+    def init(self, phi: Params) -> Params:
+        """The state before the first step, leaves (T, ...); empty for a solver without memory."""
+
+    @abstractmethod
+    def step(
+        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
+    ) -> tuple[Params, Params]:
+        """phi_{t+1} and the next state. `hyper` holds this module's parameters."""
+
+    def keep(self, state: Params) -> None:
+        """Start the next tasks from this state (the mean over tasks); for persistent solvers."""
+        raise ValueError(f"`{type(self).__name__}` keeps no state between tasks")
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The solver in a few words."""
+
+    def _moved(self, hyper: Params, t: int, phi: Params, direction: Params) -> Params:
+        """phi - rate * direction, tensor by tensor."""
+        rates = {k.removeprefix("rate."): v for k, v in hyper.items()}
+        return {k: v - self.rate.at(rates, t, k) * direction[k] for k, v in phi.items()}
+
+    def _told(self, name: str) -> str:
+        until = "" if self.tolerance is None else f" or until gradient norm {self.tolerance:g}"
+        return f"{name}, {self.steps} steps{until}, rate {self.rate.describe()}"
+
+
+class GradientDescent(Solver):
+    """phi' = phi - rate * g. Source: Finn et al. 2017, eq. 1."""
+
+    def __init__(self, lr: float | Rate, steps: int, *, tolerance: float | None = None):
+        super().__init__(lr, steps, tolerance)
+
+    def init(self, phi: Params) -> Params:
+        return {}
+
+    def step(
+        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
+    ) -> tuple[Params, Params]:
+        return self._moved(hyper, t, phi, grad), {}
+
+    def describe(self) -> str:
+        return self._told("gradient descent")
+
+
+class Momentum(Solver):
+    """m' = beta m + g; phi' = phi - rate * m', or with Nesterov: phi - rate * (g + beta m').
+
+    The conventions are those of `torch.optim.SGD(momentum=beta, nesterov=...)`.
+    """
+
+    def __init__(
+        self,
+        lr: float | Rate,
+        steps: int,
+        *,
+        beta: float = 0.9,
+        nesterov: bool = False,
+        tolerance: float | None = None,
+    ):
+        super().__init__(lr, steps, tolerance)
+        if not 0 <= beta < 1:
+            raise ValueError(f"expected a momentum in [0, 1), got beta={beta!r}")
+        self.beta = beta
+        self.nesterov = nesterov
+
+    def init(self, phi: Params) -> Params:
+        return trees.zeros_like(phi)
+
+    def step(
+        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
+    ) -> tuple[Params, Params]:
+        momentum = {k: self.beta * state[k] + grad[k] for k in phi}
+        ahead = {k: grad[k] + self.beta * momentum[k] for k in phi} if self.nesterov else momentum
+        return self._moved(hyper, t, phi, ahead), momentum
+
+    def describe(self) -> str:
+        return self._told(f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}")
+
+
+class Adam(Solver):
+    """Adam that can be differentiated where a gradient entry is exactly zero.
+
+    m' = b1 m + (1-b1) g, v' = b2 v + (1-b2) g^2, phi' = phi - rate * m^ / sqrt(v^ + eps^2).
+
+    The derivative of sqrt is infinite at zero and an epsilon added to the root does not help
+    (infinity times zero), so epsilon stands inside: this differs from `torch.optim.Adam` by less
+    than eps / sqrt(v^) relatively. With `persistent=True` the moments outlive the task, as in
+    Reptile's released code: the learner keeps their mean over tasks and starts from it next time.
+
+    Source: Kingma & Ba 2015, algorithm 1; Reptile's inner optimiser has betas=(0, 0.999).
+    """
+
+    def __init__(
+        self,
+        lr: float | Rate,
+        steps: int,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-4,
+        persistent: bool = False,
+        tolerance: float | None = None,
+    ):
+        super().__init__(lr, steps, tolerance)
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"expected betas in [0, 1), got {betas!r}")
+        if not eps > 0:
+            raise ValueError(f"expected eps > 0 (the root is differentiated), got eps={eps!r}")
+        self.betas = betas
+        self.eps = eps
+        self.persistent = persistent
+
+    def bind(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
+        super().bind(shapes, dtype)
+        if self.persistent:
+            for k, shape in shapes.items():
+                for moment in "mv":
+                    self.register_buffer(_slot(moment, k), torch.zeros(shape, dtype=dtype))
+            self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def init(self, phi: Params) -> Params:
+        state = {f"{m}.{k}": torch.zeros_like(v) for m in "mv" for k, v in phi.items()}
+        if self.persistent:
+            slots = dict(self.named_buffers())
+            state = {k: slots[_slot(*k.split(".", 1))].expand_as(v) for k, v in state.items()}
+        return state
+
+    def keep(self, state: Params) -> None:
+        slots = dict(self.named_buffers())
+        for k, v in state.items():
+            slots[_slot(*k.split(".", 1))].copy_(v)
+        slots["count"] += self.steps
+
+    def step(
+        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
+    ) -> tuple[Params, Params]:
+        b1, b2 = self.betas
+        m = {k: b1 * state["m." + k] + (1 - b1) * grad[k] for k in phi}
+        v = {k: b2 * state["v." + k] + (1 - b2) * grad[k] ** 2 for k in phi}
+        count = t + 1 + (int(self.count) if self.persistent else 0)
+        first, second = 1 - b1**count, 1 - b2**count
+        ahead = {k: (m[k] / first) / (v[k] / second + self.eps**2).sqrt() for k in phi}
+        after = {f"m.{k}": m[k] for k in phi} | {f"v.{k}": v[k] for k in phi}
+        return self._moved(hyper, t, phi, ahead), after
+
+    def describe(self) -> str:
+        kept = ", moments kept between tasks" if self.persistent else ""
+        return self._told(f"Adam betas {self.betas[0]:g}, {self.betas[1]:g}{kept}")
+
+
+def _slot(moment: str, name: str) -> str:
+    return f"{moment}/{name.replace('.', '/')}"

@@ -1,0 +1,39 @@
+"""Penalties that tie phi to its start and make phi_K a stationary point worth differentiating."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..core import trees
+from ..core.types import Params
+
+
+class Proximal(nn.Module):
+    """(lam / 2) ||phi - phi_0||^2, added to the support loss of each task.
+
+    `lam` has the unit of loss per squared weight. With `learned=True` it is a meta-parameter.
+    Raises ValueError unless lam > 0.
+
+    Source: Rajeswaran et al. 2019 (iMAML), eq. 3.
+    """
+
+    def __init__(self, lam: float, *, learned: bool = False):
+        super().__init__()
+        if not lam > 0 or lam == float("inf"):
+            raise ValueError(
+                f"expected a penalty lam > 0 (it makes the inner problem well posed), "
+                f"got lam={lam!r}; iMAML's paper uses 2.0 on Omniglot and 0.5 on miniImageNet"
+            )
+        self.lam = float(lam)
+        self.value = nn.Parameter(torch.tensor(self.lam)) if learned else None
+
+    def losses(self, hyper: Params, phi: Params, start: Params) -> Tensor:
+        """The penalty of each task: (T,). `hyper` holds this module's parameters."""
+        gap = {k: v - start[k] for k, v in phi.items()}
+        return 0.5 * hyper.get("value", self.lam) * trees.dot(gap, gap)
+
+    def describe(self) -> str:
+        return f"proximal penalty lam {self.lam:g}" + (
+            ", learned" if self.value is not None else ""
+        )

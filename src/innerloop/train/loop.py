@@ -1,0 +1,233 @@
+"""The outer loop, for every method and every source of tasks.
+
+Step i draws its tasks from the stream (seed, "train", i) and seeds torch from (seed, "step", i), so
+a step depends on the state before it and on nothing else: a resumed run repeats the bits of one
+that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import streams
+from ..core.types import MetaGradient, Task
+from ..data.source import Splits
+from ..method import Method
+from . import checkpoint
+from .checkpoint import State
+from .interrupt import Interrupted, Stop, stopping
+from .log import MetricsFile, Observer, TensorBoard
+from .outer import NonFiniteError, OuterOptimizer
+from .settings import Settings
+from .validate import measure, validate
+
+
+def train(
+    method: Method,
+    splits: Splits,
+    settings: Settings,
+    *,
+    seed: int,
+    run_dir: Path,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+) -> State:
+    """Train `method` in place until `settings.iterations`; checkpoints and metrics go to `run_dir`.
+
+    With `resume` the run goes on from its newest readable checkpoint, or starts if it has none.
+    `observers` are called with every record (see `train.log.Record`).
+
+    Raises:
+        ValueError: `run_dir` already holds a run and `resume` is false.
+        CheckpointError: a checkpoint is damaged, foreign, or could not be written.
+        NonFiniteError: a loss or meta-gradient was not finite; the state before it is saved.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    if not resume and (checkpoint.found(run_dir) or (run_dir / "metrics.jsonl").exists()):
+        raise ValueError(
+            f"{run_dir} already holds a run; go on with it: innerloop train {run_dir} --resume, "
+            "or choose another folder: --run DIR"
+        )
+    outer = OuterOptimizer(method, settings)
+    state, damaged = checkpoint.load_newest(run_dir, method) if resume else (None, [])
+    if state is None:
+        state = State()
+    else:
+        outer.optimizer.load_state_dict(state.optimizer)
+        if state.rng is not None:
+            torch.set_rng_state(state.rng)
+    checkpoint.clear_drafts(run_dir)
+    files: list[MetricsFile | TensorBoard] = [
+        MetricsFile(run_dir / "metrics.jsonl", after_step=state.step)
+    ]
+    try:
+        if settings.tensorboard:
+            files.append(TensorBoard(run_dir / "tensorboard", after_step=state.step))
+        run = _Run(method, splits, settings, seed, run_dir, outer, state, [*files, *observers])
+        for warning in damaged:
+            run.tell("warning", text=f"{warning}; going on from step {state.step}")
+        with stopping() as stop:
+            run.go(stop)
+    finally:
+        for file in files:
+            file.close()
+    return state
+
+
+class _Run:
+    """One run in progress: the pieces, the state, and the clock."""
+
+    def __init__(
+        self,
+        method: Method,
+        splits: Splits,
+        settings: Settings,
+        seed: int,
+        run_dir: Path,
+        outer: OuterOptimizer,
+        state: State,
+        observers: Sequence[Callable[[dict[str, Any]], None]],
+    ) -> None:
+        self.method, self.splits, self.settings, self.seed = method, splits, settings, seed
+        self.run_dir, self.outer, self.state, self.observers = run_dir, outer, state, observers
+        self.window = [
+            {k: v[i] for k, v in state.window.items()}
+            for i in range(len(next(iter(state.window.values()), ())))
+        ]
+        self.saved = state.step if checkpoint.found(run_dir) else -1
+        self.before: dict[str, float] = {}
+
+    def go(self, stop: Stop) -> None:
+        settings, state = self.settings, self.state
+        self.tell(
+            "start", step=state.step, iterations=settings.iterations, meta_batch=settings.meta_batch
+        )
+        while state.step < settings.iterations and not self.late():
+            started = time.perf_counter()
+            self.step()
+            seconds = time.perf_counter() - started
+            state.seconds += seconds
+            self.window[-1]["step_seconds"] = torch.tensor(seconds)
+            if len(self.window) >= settings.log_every:
+                self.log()
+            if settings.validate_every and state.step % settings.validate_every == 0:
+                self.validate()
+            if settings.checkpoint_every and state.step % settings.checkpoint_every == 0:
+                self.save()
+            if stop.signum is not None:
+                self.save()
+                raise Interrupted(stop.signum, state.step, self.run_dir)
+        if self.window:
+            self.log()
+        if settings.validate_every and state.step % settings.validate_every:
+            self.validate()
+        self.save()
+        self.tell("end", step=state.step, seconds=state.seconds)
+
+    def late(self) -> bool:
+        minutes = self.settings.minutes
+        return minutes is not None and self.state.seconds >= 60 * minutes
+
+    def progress(self) -> float:
+        """The fraction of the run that is over: by steps, or by time if that is further along."""
+        done = self.state.step / self.settings.iterations
+        if self.settings.minutes is None:
+            return done
+        return min(1.0, max(done, self.state.seconds / (60 * self.settings.minutes)))
+
+    def step(self) -> None:
+        """Draw tasks, estimate the meta-gradient, update; `state.step` counts it only then."""
+        step = self.state.step
+        stream = streams.generator(self.seed, "train", step)
+        tasks = self.splits.train.sample(stream, self.settings.meta_batch)
+        if len(self.window) + 1 >= self.settings.log_every:
+            self.before = self.unadapted(tasks)
+        torch.manual_seed(streams.derive(self.seed, "step", step))
+        result = self.method.meta_gradient(tasks)
+        try:
+            norm = self.outer.update(result, self.progress(), f"at step {step}")
+        except NonFiniteError as error:
+            self.save()
+            raise NonFiniteError(self.advice(error)) from None
+        self.window.append(_numbers(result, norm))
+        self.state.step = step + 1
+
+    def advice(self, error: NonFiniteError) -> str:
+        return (
+            f"{error}; the update was not made and the state before it is saved in {self.run_dir}. "
+            f'The tasks are train.sample(streams.generator({self.seed}, "train", '
+            f"{self.state.step}), {self.settings.meta_batch}). Lower method.lr or train.lr, or set "
+            "train.clip_norm, and start again in another folder"
+        )
+
+    def unadapted(self, tasks: Task) -> dict[str, float]:
+        """Accuracy (or mse) of these tasks without adaptation."""
+        if self.splits.train.spec != self.splits.validation.spec:
+            return {}
+        name, value = measure(
+            self.splits.train.spec.kind, self.method.query_outputs(tasks, 0), tasks.query.y
+        )
+        return {f"{name}_before": float(value[0].mean())}
+
+    def log(self) -> None:
+        """One record: the means of the window."""
+        state = self.state
+        means = {k: float(v.double().mean()) for k, v in self.stacked().items()}
+        self.tell(
+            "train",
+            step=state.step,
+            **means,
+            **self.before,
+            tasks_per_second=self.settings.meta_batch / means["step_seconds"],
+            lr=self.outer.optimizer.param_groups[0]["lr"],
+            seconds=round(state.seconds, 3),
+        )
+        self.window = []
+
+    def validate(self) -> None:
+        settings, state = self.settings, self.state
+        numbers = validate(
+            self.method,
+            self.splits.validation,
+            seed=self.seed,
+            tasks=settings.validate_tasks,
+            batch=settings.meta_batch,
+            steps=settings.validate_steps,
+        )
+        score = numbers.pop("score")
+        if state.best_score is None or score > state.best_score:
+            state.best_score, state.best_step = score, state.step
+            checkpoint.save_best(self.run_dir, self.method, state)
+        self.tell("validation", step=state.step, **numbers, best_step=state.best_step)
+
+    def save(self) -> None:
+        if self.saved == self.state.step:
+            return
+        self.state.optimizer = self.outer.optimizer.state_dict()
+        self.state.window = self.stacked()
+        self.state.rng = torch.get_rng_state()
+        place = checkpoint.save(self.run_dir, self.method, self.state, self.settings.keep_last)
+        self.saved = self.state.step
+        self.tell("checkpoint", step=self.state.step, path=str(place))
+
+    def stacked(self) -> dict[str, Tensor]:
+        if not self.window:
+            return {}
+        return {k: torch.stack([w[k].cpu() for w in self.window]) for k in self.window[0]}
+
+    def tell(self, event: str, **numbers: Any) -> None:
+        record = {"event": event, **numbers}
+        for observer in self.observers:
+            observer(record)
+
+
+def _numbers(result: MetaGradient, norm: float) -> dict[str, Tensor]:
+    """What the window keeps of a step: no gradient, no graph."""
+    kept = {k: v.detach() for k, v in result.stats.items()}
+    return {**kept, "loss": result.loss.detach(), "grad_norm": torch.tensor(norm)}

@@ -1,0 +1,97 @@
+"""The outer optimiser: rate schedule, clipping, and the check that stops before a bad update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..core.types import MetaGradient
+from .settings import Settings
+
+
+class NonFiniteError(ValueError):
+    """A loss or meta-gradient that is not finite; the update it belongs to was not made."""
+
+
+class OuterOptimizer:
+    """Adam or SGD on the parameters of a method, fed with given gradients."""
+
+    def __init__(self, method: nn.Module, settings: Settings) -> None:
+        self._named = {k: p for k, p in method.named_parameters() if p.requires_grad}
+        if not self._named:
+            raise ValueError("the method has no parameter to train: every one has requires_grad=False")
+        self._settings = settings
+        parameters = list(self._named.values())
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adam":
+            fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+            self.optimizer = torch.optim.Adam(
+                parameters, lr=settings.lr, eps=settings.eps, fused=fused
+            )
+        else:
+            self.optimizer = torch.optim.SGD(
+                parameters, lr=settings.lr, momentum=settings.momentum
+            )
+
+    def update(self, result: MetaGradient, progress: float, where: str) -> float:
+        """One step along `result.grads`; returns the norm of the gradient before clipping.
+
+        `progress` in [0, 1] places the step in the schedule; `where` names step and tasks in the
+        error.
+
+        Raises:
+            NonFiniteError: naming the tasks and gradients; nothing was changed.
+        """
+        grads = {k: result.grads[k] for k in self._named}
+        norm = torch.nn.utils.get_total_norm(list(grads.values()))
+        total = float(norm)
+        if not math.isfinite(total) or not math.isfinite(float(result.loss)):
+            raise NonFiniteError(f"{_blame(result, grads)} {where}")
+        self._clip(grads, norm)
+        for name, parameter in self._named.items():
+            parameter.grad = grads[name]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(progress)
+        self.optimizer.step()
+        return total
+
+    def rate(self, progress: float) -> float:
+        """The outer rate when a fraction `progress` of the run is over."""
+        factor = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[self._settings.schedule]
+        return self._settings.lr * factor
+
+    def _clip(self, grads: Mapping[str, Tensor], norm: Tensor) -> None:
+        tensors = list(grads.values())
+        if self._settings.clip_value is not None:
+            for tensor in tensors:
+                tensor.clamp_(-self._settings.clip_value, self._settings.clip_value)
+            norm = torch.nn.utils.get_total_norm(tensors)
+        if self._settings.clip_norm is not None:
+            scale = torch.clamp(self._settings.clip_norm / (norm + 1e-12), max=1.0)
+            torch._foreach_mul_(tensors, scale)
+
+
+def _blame(result: MetaGradient, grads: Mapping[str, Tensor]) -> str:
+    """What is not finite: the losses of which tasks, or the gradients of which parameters."""
+    losses = result.stats.get("loss")
+    if losses is not None and not bool(losses.isfinite().all()):
+        tasks = (~losses.isfinite()).nonzero().flatten().tolist()
+        return f"the query loss of {_few('task', tasks)} (counted from 0) is not finite"
+    if not bool(result.loss.isfinite()):
+        return "the query loss is not finite"
+    names = [k for k, g in grads.items() if not bool(g.isfinite().all())]
+    if not names:
+        return "the norm of the meta-gradient overflows"
+    return f"the meta-gradient of {_few('parameter', names)} is not finite"
+
+
+def _few(noun: str, items: list[str] | list[int]) -> str:
+    shown = ", ".join(map(str, items[:8])) + (f" and {len(items) - 8} more" if items[8:] else "")
+    return f"{noun}{'s' if len(items) > 1 else ''} {shown}"
