@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 import innerloop
-from innerloop.data import Source, folder
+from innerloop.data.folder import folder
+from innerloop.data.source import Source
 from innerloop.models import Conv4
 
 

@@ -7,15 +7,23 @@ block says otherwise: `<!-- needs data: omniglot -->` skips it where that data s
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+import tyro
+
+from innerloop.cli.commands import COMMANDS
+from innerloop.cli.overrides import divide
+from innerloop.recipes import RECIPES, recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("INNERLOOP_DATA", "~/.cache/innerloop")).expanduser()
@@ -100,12 +108,43 @@ def test_commands_exist(page: Path) -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for line, words in commands(page):
         where = f"{name(page)}:{line}: {shlex.join(words)}"
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # a variable for this command
+            words = words[1:]
         program = Path(words[0]).name
         assert program in PROGRAMS, where
         if program == "make":
             assert {word for word in words[1:] if "=" not in word} <= set(targets), where
         elif program == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), where
+        elif program == "innerloop":
+            parses(words[1:], where)
+
+
+def parses(words: list[str], where: str) -> None:
+    """The command exists, its options are known, and its settings fit the recipe it names."""
+    rest, settings = divide(words)
+    asked: list[str] = []
+
+    def dry(name: str, command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def said(**options: object) -> None:
+            asked.append(str(options.get("recipe", "")))
+
+        return said
+
+    table = {name: dry(name, command) for name, command in COMMANDS.items()}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            tyro.extras.subcommand_cli_from_dict(
+                table, args=rest, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as stop:
+        raise AssertionError(f"{where}: {errors.getvalue()}") from stop
+    if asked[0] in RECIPES:
+        recipe(asked[0]).override(settings)
+    else:
+        # A run's folder, a file of the reader, or a command without a recipe.
+        assert not asked[0] or asked[0].startswith("runs/") or asked[0].endswith(".yaml"), where
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -113,6 +152,12 @@ def test_links_and_pictures_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{name(page)}: {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        assert page.name == "index.md" or f"]({page.name})" in index, name(page)
 
 
 def test_every_block_is_seen() -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from innerloop.config import load_yaml
+from innerloop.recipes import RECIPES, recipe
+
 ROOT = Path(__file__).resolve().parents[1]
+YAML = sorted(p for place in ("examples", "benchmarks") for p in (ROOT / place).rglob("*.yaml"))
 SOURCE = ROOT / "src" / "innerloop"
 FILES = sorted(SOURCE.rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 300, 60
@@ -89,6 +93,22 @@ def test_every_test_module_is_collected(request: pytest.FixtureRequest) -> None:
             assert any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns), (
                 f"{path.relative_to(ROOT)} holds tests but does not match {patterns}"
             )
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_survive_yaml(name: str, tmp_path: Path) -> None:
+    """What `train --show` prints is the same run when it is read again."""
+    config = recipe(name)
+    if name.startswith("folder-"):  # whose folder is for the person to say
+        config = config.override([("data.root", "photos")])
+    path = tmp_path / "run.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_yaml(path) == config
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.name)
+def test_shipped_configurations_load(path: Path) -> None:
+    assert load_yaml(path).name
 
 
 def test_typed_marker_ships() -> None:

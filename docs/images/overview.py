@@ -8,7 +8,7 @@ import torch
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.core.contract import Estimator
-from innerloop.data import Sine
+from innerloop.data.synthetic import Sine
 from innerloop.doctor.memory import peak_memory
 from innerloop.estimate import Adjoint, Unrolled
 from innerloop.evaluate.plot import style
@@ -76,7 +76,7 @@ def draw_memory(axes) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     drawn = style.figure(9.6, 3.4)
     draw_sine(style.panel(drawn, 1, 2, 1), sine_method())
     draw_memory(style.panel(drawn, 1, 2, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -53,12 +53,15 @@ class Method(nn.Module):
         self.chunk = chunk
         self._told: set[str] = set()
 
-    def meta_gradient(self, tasks: Task) -> MetaGradient:
+    def meta_gradient(
+        self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
+    ) -> MetaGradient:
         """The mean query loss over the tasks, and its gradient by this method's estimator.
 
         `grads` is keyed as `dict(self.named_parameters())`, zeros for what the loss does not
         depend on. `stats` has one value per task: loss, accuracy, and the health of inner solves.
-        Random layers and estimators draw once from torch's global generator per call.
+        Random layers and estimators draw once from torch's global generator per call. `share`
+        combines this process's result with others' before anything is stored.
         """
         self._check(tasks)
         meta = {
@@ -70,6 +73,7 @@ class Method(nn.Module):
                 self.estimator, self.learner, meta, tasks, self._chunk(tasks.support.x)
             )
         self._name_untouched(meta, found.grads)
+        found = share(found) if share else found
         if found.memory:
             assert isinstance(self.learner, IterativeLearner)
             self.learner.remember(found.memory)

@@ -1,10 +1,11 @@
 """Runs as typed data: `RunConfig`, its sections, YAML in and out, and `launch`."""
 
-from .launch import check_folder, launch, stored
+from . import sources
+from .launch import check_folder, launch, load, stored, task_spec
 from .pieces import METHODS, MLP, MODELS, Conv4
-from .run import Evaluate, RunConfig, load_yaml
+from .run import Evaluate, RunConfig, load_yaml, parse_yaml
 from .schema import ConfigError, plain, read
-from .sources import SOURCES, Folder, LinearGaussian, Omniglot, Sine, TestTasks
+from .sources import SOURCES, Folder, Glyphs, LinearGaussian, Omniglot, Sine, TestTasks
 
 __all__ = [
     "METHODS",
@@ -15,6 +16,7 @@ __all__ = [
     "Conv4",
     "Evaluate",
     "Folder",
+    "Glyphs",
     "LinearGaussian",
     "Omniglot",
     "RunConfig",
@@ -22,8 +24,12 @@ __all__ = [
     "TestTasks",
     "check_folder",
     "launch",
+    "load",
     "load_yaml",
+    "parse_yaml",
     "plain",
     "read",
+    "sources",
     "stored",
+    "task_spec",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 from torch import nn
 
@@ -19,8 +18,8 @@ def scratch(
     lr: float = 0.01,
     steps: int = 100,
     loss: str = "cross_entropy",
-    norm: str | None = None,
-    chunk: int | Literal["auto"] = "auto",
+    norm: methods.Norm = None,
+    chunk: methods.Chunk = "auto",
 ) -> Method:
     """The same network, random weights, trained on the support set alone by gradient descent."""
     built = methods.fomaml(model, lr=lr, steps=steps, loss=loss, norm=norm, chunk=chunk)
@@ -35,8 +34,8 @@ def pretrained(
     lr: float = 0.01,
     steps: int = 10,
     loss: str = "cross_entropy",
-    norm: str | None = None,
-    chunk: int | Literal["auto"] = "auto",
+    norm: methods.Norm = None,
+    chunk: methods.Chunk = "auto",
 ) -> Pretrained:
     """Trained on all training data at once, then fine-tuned on a support set by gradient descent.
 

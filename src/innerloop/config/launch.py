@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..train.checkpoint import State
+from ..data.source import Spec, Splits
+from ..train.baseline import Trainable
+from ..train.checkpoint import State, load_weights, weights_of
 from ..train.log import Observer, Record
 from ..train.loop import train
+from ..train.ranks import Ranks
 from .run import RunConfig, load_yaml
 from .schema import ConfigError, plain
 
-CONFIG = "config.yaml"
+CONFIG, TASK = "config.yaml", "task.json"
 
 # What may change between a run and its resumption: everything else would make it another run.
 CHANGEABLE = {
@@ -31,6 +37,7 @@ CHANGEABLE = {
         "keep_last",
         "log_every",
         "threads",
+        "workers",
         "device",
         "tensorboard",
     },
@@ -39,23 +46,28 @@ CHANGEABLE = {
 
 
 def launch(
-    config: RunConfig, run_dir: Path, *, resume: bool = False, observers: Sequence[Observer] = ()
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    observers: Sequence[Observer] = (),
+    ranks: Ranks | None = None,
 ) -> State:
     """Train `config` in `run_dir`, whose `config.yaml` will hold it in full.
 
     Raises what `train.loop.train` raises, ValueError if the folder is in use (without `resume`) or
     holds another run (with it). Nothing is written before everything has been built.
     """
-    check_folder(config, run_dir, resume)
-    if config.train.threads:
+    if ranks is None or ranks.first:
+        check_folder(config, run_dir, resume)
+    if config.train.threads and ranks is None:
         torch.set_num_threads(config.train.threads)
     method, splits = config.build()
 
-    def write_config(record: Record) -> None:
+    def describe(record: Record) -> None:
         if record["event"] == "start":
-            draft = run_dir / f".draft-{CONFIG}"
-            draft.write_text(config.to_yaml(), encoding="utf-8")
-            draft.replace(run_dir / CONFIG)
+            _write(run_dir / CONFIG, config.to_yaml())
+            _write(run_dir / TASK, _task(splits))
 
     return train(
         method,
@@ -64,7 +76,8 @@ def launch(
         seed=config.seed,
         run_dir=run_dir,
         resume=resume,
-        observers=[write_config, *observers],
+        observers=[describe, *observers],
+        ranks=ranks,
     )
 
 
@@ -102,7 +115,69 @@ def stored(run_dir: Path) -> RunConfig:
     return load_yaml(path)
 
 
-def _differences(old: dict, new: dict, path: str = "") -> list[tuple[str, object, object]]:  # type: ignore[type-arg]
+def load(
+    run_dir: Path,
+    *,
+    weights: str = "best",
+    settings: Sequence[tuple[str, str]] = (),
+    device: str | None = None,
+) -> tuple[RunConfig, Trainable, str]:
+    """The configuration, the trained method, and the step of its weights. No data is read.
+
+    `weights` is "best" (on validation), "last", or the step of a checkpoint; `settings` are changes
+    such as `("method.norm", "support")` that leave the weights' shapes alone.
+
+    Raises:
+        FileNotFoundError: there is no run, or not these weights.
+        CheckpointError: the weights are damaged or do not fit.
+    """
+    config = stored(run_dir).override(settings)
+    if device is not None:
+        config = replace(config, train=replace(config.train, device=device))
+    path = weights_of(run_dir, weights)
+    spec, train_outputs = task_spec(run_dir)
+    method = config.build_method(spec, train_outputs)
+    return config, method, load_weights(path, method)["step"]
+
+
+def task_spec(run_dir: Path) -> tuple[Spec, int]:
+    """The shape of a run's test tasks, and the number of outputs it was trained with."""
+    path = run_dir / TASK
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return Spec(facts["kind"], tuple(facts["x_shape"]), facts["outputs"]), facts[
+            "train_outputs"
+        ]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{run_dir} holds no trained run: {path} is missing") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+
+
+def _task(splits: Splits) -> str:
+    """The shapes that the weights were made for, and where the tasks came from."""
+    spec = splits.test.spec
+    facts = {
+        "kind": spec.kind,
+        "x_shape": list(spec.x_shape),
+        "outputs": spec.outputs,
+        "train_outputs": splits.train.spec.outputs,
+        "train": splits.train.describe(),
+        "validation": splits.validation.describe(),
+        "test": splits.test.describe(),
+    }
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".draft-{path.name}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], path: str = ""
+) -> list[tuple[str, object, object]]:
     """Settings that differ and must not, as (path, old, new)."""
     found: list[tuple[str, object, object]] = []
     for key in sorted({*old, *new}):

@@ -10,7 +10,7 @@ from torch import nn
 from .. import methods, models
 from ..data.source import Spec, Splits
 from ..method import Method
-from ..train.baseline import Pretrained
+from ..train.baseline import Trainable
 from . import baselines
 from .signature import section
 
@@ -19,12 +19,13 @@ Conv4 = section("conv4", models.Conv4, given=("outputs", "channels", "size"))
 
 MODELS: dict[str, Any] = {s.kind: s for s in (MLP, Conv4)}
 
+PRETRAINED = "pretrained"
 METHODS: dict[str, Any] = {
     name: section(name, function, given=("model",))
     for name, function in vars(methods).items()
     if inspect.isfunction(function) and get_type_hints(function).get("return") is Method
 } | {
-    "pretrained": section("pretrained", baselines.pretrained, given=("model", "classes")),
+    PRETRAINED: section(PRETRAINED, baselines.pretrained, given=("model", "classes")),
     "scratch": section("scratch", baselines.scratch, given=("model",)),
 }
 
@@ -48,14 +49,19 @@ def network(settings: Any, spec: Spec, *, head: bool = True) -> nn.Module:
     return settings.call(outputs=outputs, channels=spec.x_shape[0], size=spec.x_shape[1])
 
 
-def build(
-    method: Any, model: Any, splits: Splits
-) -> tuple[Method | Pretrained, Splits]:
-    """The method on a new network, and the sources that it trains and is tested on."""
-    spec = splits.test.spec
+def build(method: Any, model: Any, spec: Spec, classes: int | None) -> Trainable:
+    """The method on a new network for tasks of this shape.
+
+    `classes` is the number of training classes, for a method that is trained on all at once.
+    """
     made = network(model, spec, head=method.kind not in HEADLESS)
-    if method.kind != "pretrained":
-        return method.call(made), splits
-    joint = baselines.joint_source(splits)
-    classes = joint.spec.outputs if joint.spec.kind == "classification" else None
-    return method.call(made, classes=classes), Splits(joint, splits.validation, splits.test)
+    if method.kind == PRETRAINED:
+        return method.call(made, classes=classes)
+    return method.call(made)
+
+
+def training_sources(method: Any, splits: Splits) -> Splits:
+    """The sources that this method is trained and tested on."""
+    if method.kind != PRETRAINED:
+        return splits
+    return Splits(baselines.joint_source(splits), splits.validation, splits.test)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
 from ..core import streams
 from ..core.bounds import Count, Positive
-from ..data.source import Splits
-from ..method import Method
-from ..train.baseline import Pretrained
+from ..data.source import Spec, Splits
+from ..train.baseline import Trainable
 from ..train.settings import Settings
 from . import pieces, sources
 from .schema import ConfigError, merge, nest, plain, read
 from .signature import union
 from .sources import TestTasks
 
-DataSection = union(sources.SOURCES)
-ModelSection = union(pieces.MODELS)
-MethodSection = union(pieces.METHODS)
+if TYPE_CHECKING:  # sections made from signatures have no static type
+    from typing import Any as DataSection
+    from typing import Any as MethodSection
+    from typing import Any as ModelSection
+else:
+    DataSection = union(sources.SOURCES)
+    ModelSection = union(pieces.MODELS)
+    MethodSection = union(pieces.METHODS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +48,22 @@ class RunConfig:
 
     name: str
     seed: Count = 0
-    data: DataSection  # type: ignore[valid-type]
+    data: DataSection
     test: TestTasks = field(default_factory=TestTasks)
-    model: ModelSection  # type: ignore[valid-type]
-    method: MethodSection  # type: ignore[valid-type]
+    model: ModelSection
+    method: MethodSection
     train: Settings = field(default_factory=Settings)
     evaluate: Evaluate = field(default_factory=Evaluate)
 
+    def problems(self) -> list[str]:
+        """What no single setting can tell."""
+        if isinstance(self.data, sources.Folder) and not self.data.root:
+            return ["data.root: missing; name the folder of images: --data.root DIR"]
+        return []
+
     def override(self, dotted: Iterable[tuple[str, str]]) -> RunConfig:
         """With settings such as `("train.lr", "0.01")` changed; all mistakes in one ConfigError."""
-        changes = nest(dotted)
-        return read(RunConfig, merge(plain(self), changes), "the overrides") if changes else self
+        return read(RunConfig, merge(plain(self), nest(dotted)), f"the settings of {self.name}")
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included."""
@@ -65,18 +73,27 @@ class RunConfig:
         """Where the run computes; `train.device` "auto" is the accelerator if there is one."""
         return device(self.train.device)
 
-    def build(self, where: torch.device | str | None = None) -> tuple[Method | Pretrained, Splits]:
+    def build(self, where: torch.device | str | None = None) -> tuple[Trainable, Splits]:
         """The method, its initial weights drawn from the stream (seed, "init"), and its sources."""
         where = where or self.device()
         splits = sources.build(self.data, self.test, where)
+        splits = pieces.training_sources(self.method, splits)
+        method = self.build_method(splits.test.spec, splits.train.spec.outputs, where)
+        return method, splits
+
+    def build_method(
+        self, spec: Spec, train_outputs: int, where: torch.device | str | None = None
+    ) -> Trainable:
+        """The method alone, for test tasks of this shape; no data is read."""
+        classes = train_outputs if spec.kind == "classification" else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.derive(self.seed, "init"))
-            method, splits = pieces.build(self.method, self.model, splits)
-        return method.to(where), splits
+            method = pieces.build(self.method, self.model, spec, classes)
+        return method.to(where or self.device())
 
 
 def device(name: str) -> torch.device:
-    """"auto" is the accelerator if there is one, else the CPU; any other name is itself."""
+    """ "auto" is the accelerator if there is one, else the CPU; any other name is itself."""
     if name != "auto":
         try:
             chosen = torch.device(name)
@@ -85,7 +102,9 @@ def device(name: str) -> torch.device:
             line = str(error).splitlines()[0]
             raise ValueError(f"train.device={name!r} cannot be used: {line}; use 'cpu'") from error
         return chosen
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
     return accelerator or torch.device("cpu")
 
 
@@ -96,10 +115,15 @@ def load_yaml(path: Path) -> RunConfig:
         FileNotFoundError: there is no such file.
         ConfigError: all mistakes in it.
     """
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_yaml(text: str, where: str) -> RunConfig:
+    """The configuration in a YAML text; `where` names it in a ConfigError."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from error
+        raise ConfigError(where, [f"not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(content, Mapping):
-        raise ConfigError(str(path), ["expected sections name, data, model, method, train"])
-    return read(RunConfig, content, str(path))
+        raise ConfigError(where, ["expected sections name, data, model, method, train"])
+    return read(RunConfig, content, where)

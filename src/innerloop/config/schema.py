@@ -12,7 +12,6 @@ import difflib
 import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -101,16 +100,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
 
 
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
-
-
 def _section(cls: type[T], data: Any, path: str, problems: list[str]) -> T:
     """Returns a value that is only good if `problems` did not grow."""
     if not isinstance(data, Mapping):
         problems.append(f"{path or 'the file'}: expected a section of key: value, got {data!r}")
         return None  # type: ignore[return-value]
+    hints = get_type_hints(cls, include_extras=True)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     prefix = f"{path}." if path else ""
     before = len(problems)
@@ -121,7 +116,7 @@ def _section(cls: type[T], data: Any, path: str, problems: list[str]) -> T:
         if key not in known:
             problems.append(f"{prefix}{key}: unknown key; {nearest(str(key), known)}")
         else:
-            values[key] = _value(_hints(cls)[key], raw, f"{prefix}{key}", problems)
+            values[key] = _value(hints[key], raw, f"{prefix}{key}", problems)
     for name, field in known.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in data:
@@ -220,8 +215,8 @@ def _name(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(a) for a in args)
     if origin in (tuple, list, Sequence):
-        several = origin is tuple and args[-1] is not Ellipsis
-        return f"a list of {len(args) if several else ''} {_name(args[0])}".replace("  ", " ")
+        count = f"{len(args)} " if origin is tuple and args[-1] is not Ellipsis else ""
+        return f"a list of {count}{_name(args[0]).partition(' ')[2]}s"
     names = {
         int: "an integer",
         float: "a number",

@@ -35,7 +35,7 @@ def section(kind: str, function: Callable[..., Any], *, given: Sequence[str] = (
     Its `kind` names it in a file, and `call(**given)` calls the function with the rest of the
     arguments: the parameters named in `given`, and those whose type no file can hold, are left out.
     """
-    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     fields: list[Any] = []
     for name, parameter in inspect.signature(function).parameters.items():
         hint = None if name in given else _plain_part(hints.get(name), BOUNDS.get(name))
@@ -67,12 +67,14 @@ def union(sections: Mapping[str, Any]) -> Any:
 
 
 def _plain_part(hint: Any, bound: Bound | None) -> Any:
-    """What of a type plain data can say: numbers, texts, literals, lists of them; None if nothing."""
+    """What of a type plain data can say (numbers, texts, literals, lists of them), or None."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         parts = [p for p in (_plain_part(a, bound) for a in args) if p is not None]
         if not parts or parts == [types.NoneType]:
             return None
+        if str in parts:  # a path is a text in a file
+            parts = [p for p in parts if p is not Path]
         return reduce(lambda a, b: a | b, parts)
     if origin is Annotated:
         return hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ import torch
 
 from ..core.bounds import Bound, Positive
 from ..data.episodes import Episodes
-from ..data.folder import folder
+from ..data.folder import Skipped, folder
+from ..data.glyphs import glyphs
 from ..data.omniglot import omniglot
 from ..data.source import Source, Splits
 from ..data.synthetic import LinearGaussian as LinearGaussianSource
@@ -34,14 +36,17 @@ def linear_gaussian(
     )
 
 
-_BUILT = ("device", "dtype", "skipped")
+log = logging.getLogger("innerloop")
+
+_BUILT = ("device", "dtype", "skipped", "cache")
 
 Sine = section("sine", SineSource, given=_BUILT)
 LinearGaussian = section("linear_gaussian", linear_gaussian, given=_BUILT)
+Glyphs = section("glyphs", glyphs, given=_BUILT)
 Omniglot = section("omniglot", omniglot, given=_BUILT)
 Folder = section("folder", folder, given=_BUILT)
 
-SOURCES: dict[str, Any] = {s.kind: s for s in (Sine, LinearGaussian, Omniglot, Folder)}
+SOURCES: dict[str, Any] = {s.kind: s for s in (Sine, LinearGaussian, Glyphs, Omniglot, Folder)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +62,11 @@ class TestTasks:
 
 def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
     """The sources of a run, with the sizes of `test` in validation and test."""
-    built = settings.call(device=device)
+    skipped = Skipped()
+    rest = {"skipped": skipped} if isinstance(settings, Folder) else {}
+    built = settings.call(device=device, **rest)
+    for line in skipped.lines():
+        log.warning(line)
     splits = Splits(built, built, built) if isinstance(built, Source) else built
     changes = {k: v for k, v in dataclasses.asdict(test).items() if v is not None}
     if not changes:
@@ -90,3 +99,8 @@ def _resized(source: Source, changes: dict[str, int], device: torch.device | str
         name=source.name,
         split=source.split,
     )
+
+
+def ink_is_one(settings: Any) -> bool:
+    """Whether these images are negatives of dark ink on light paper: ink 1, paper 0."""
+    return isinstance(settings, Glyphs) or bool(getattr(settings, "invert", False))

@@ -25,8 +25,8 @@ def flip_shift(images: Tensor, generator: torch.Generator, reach: int | None = N
     reach = min(h, w) // 8 if reach is None else reach
     moves = torch.randint(-reach, reach + 1, (2, b, 1), generator=generator)
     mirror = torch.randint(0, 2, (b, 1), generator=generator).bool()
-    row = (torch.arange(h) + moves[0]).clamp_(0, h - 1)
+    row = (torch.arange(h) + moves[0]).clamp_(0, h - 1).to(images.device)
     column = (torch.arange(w) + moves[1]).clamp_(0, w - 1)
-    column = torch.where(mirror, w - 1 - column, column)
-    pixel = (row[:, :, None] * w + column[:, None, :]).reshape(b, 1, h * w).to(images.device)
+    column = torch.where(mirror, w - 1 - column, column).to(images.device)
+    pixel = (row[:, :, None] * w + column[:, None, :]).reshape(b, 1, h * w)
     return images.reshape(b, c, h * w).gather(2, pixel.expand(b, c, h * w)).reshape(images.shape)

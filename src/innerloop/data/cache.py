@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,17 +23,32 @@ def cache_folder() -> Path:
     return (Path(named).expanduser() if named else Path.home() / ".cache") / "innerloop"
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file.
+
+    Raises ValueError when it is damaged or something else, OSError when it cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as opened:
+                if not isinstance(opened, np.lib.npyio.NpzFile):
+                    raise ValueError("a single array")
+                return {key: opened[key] for key in opened.files}
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged or not an npz file ({error})") from error
+
+
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed npz so that `path` holds either its old content or all of the new.
 
     Raises OSError when the folder cannot be written; nothing is left behind then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem + ".", suffix=".part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

@@ -63,7 +63,7 @@ class Episodes(Source):
         name: str = "images",
         split: str = "all",
     ) -> None:
-        _check_settings(pool, way, shot, queries, rotate, augment)
+        _check_settings(pool, way, shot, queries, rotate, augment, split)
         self.pool = pool if device is None else pool.to(device)
         self.way, self.shot, self.queries = way, shot, queries
         self.rotate, self.augment, self.within_group = rotate, augment, within_group
@@ -169,7 +169,7 @@ def _usable_groups(pool: ClassPool, sizes: Tensor, way: int) -> tuple[Tensor, li
 
 
 def _check_settings(
-    pool: ClassPool, way: int, shot: int, queries: int, rotate: str, augment: str
+    pool: ClassPool, way: int, shot: int, queries: int, rotate: str, augment: str, split: str
 ) -> None:
     if way < 2:
         raise ValueError(
@@ -181,8 +181,9 @@ def _check_settings(
         raise ValueError(f"queries must be at least 1: the query set would be empty, got {queries}")
     if way > pool.n_classes:
         raise ValueError(
-            f"way is {way} but the pool has {pool.n_classes} classes: {named(pool.class_names)}; "
-            f"use way={pool.n_classes} or fewer, or add classes"
+            f"way is {way} but split '{split}' has {pool.n_classes} classes: "
+            f"{named(pool.class_names)}; "
+            "use a smaller way or add classes"
         )
     if rotate not in get_args(Rotate):
         raise ValueError(f"rotate must be one of {', '.join(get_args(Rotate))}, got {rotate!r}")
@@ -190,4 +191,4 @@ def _check_settings(
         raise ValueError(f"augment must be one of {', '.join(get_args(Augment))}, got {augment!r}")
     if rotate != "none" and pool.images.shape[-1] != pool.images.shape[-2]:
         raise ValueError(f"rotating by 90 degrees needs square images, got {pool.x_shape}")
-    check_examples(pool, shot + queries, f"shot {shot} + queries {queries}")
+    check_examples(pool, shot + queries, f"{split}: shot {shot} + queries {queries}")

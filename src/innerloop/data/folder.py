@@ -81,6 +81,8 @@ def folder(
     Raises FileNotFoundError for a missing folder and ValueError for everything else, such as a
     class that is in two splits.
     """
+    if root == "":
+        raise ValueError("root is empty: say where your images are, --data.root DIR")
     root = Path(root).expanduser()
     skipped = Skipped() if skipped is None else skipped
     needed = shot + queries
@@ -140,7 +142,11 @@ def read_folder(
     """
     classes = class_folders(Path(root).expanduser())
     skipped = Skipped() if skipped is None else skipped
-    images, labels, kept, bad, empty = [], [], [], [], []
+    images: list[torch.Tensor] = []
+    labels: list[int] = []
+    kept: list[ClassFolder] = []
+    bad: list[str] = []
+    empty: list[str] = []
     for item in classes:
         read = []
         for path in item.files:

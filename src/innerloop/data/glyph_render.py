@@ -14,6 +14,8 @@ from torch import Tensor
 
 CANVAS, BOX, SIDE = 64, 44, 28
 LARGEST_ENLARGEMENT = 2.0
+BLOT = 0.45
+"""Share of the box under ink above which strokes are not widened."""
 ALIKE = 0.94
 """Correlation of two blurred renderings in the same face above which they count as one class."""
 
@@ -115,7 +117,8 @@ def variants(
 def _stroked(ink: Tensor, generator: torch.Generator) -> Tensor:
     """uint8 (B, 1, 64, 64) to floats (B, 1, 32, 32), drawn with a random pen, half of them soft.
 
-    Pens: thinner, as it is, thicker, much thicker; what would lose half its ink is not thinned.
+    Pens: thinner, as it is, thicker, much thicker. What would lose half its ink is not thinned,
+    what would become a blot is not thickened.
     """
     pen = torch.randint(0, 4, (len(ink),), generator=generator)
     soft = torch.rand(len(ink), 1, 1, 1, generator=generator) < 0.5
@@ -126,7 +129,10 @@ def _stroked(ink: Tensor, generator: torch.Generator) -> Tensor:
     out = ink.clone()
     out[thinned[robust]] = thin[robust]
     for least in (2, 3):
-        out[pen >= least] = _thicker(out[pen >= least])
+        thickened = (pen >= least).nonzero().squeeze(1)
+        thick = _thicker(out[thickened])
+        clear = thick.sum((1, 2, 3)) <= 255 * BLOT * BOX**2
+        out[thickened[clear]] = thick[clear]
     small = F.avg_pool2d(out.float(), 2) / 255
     return torch.where(soft, _smoothed(small), small)
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core.streams import generator
-from .cache import cache_folder, write_npz
+from .cache import cache_folder, read_npz, write_npz
 from .episodes import Episodes
 from .glyph_classes import (
     FACES,
@@ -34,7 +33,7 @@ from .validate import check_disjoint
 PER_CLASS = 20
 COMPARED_FACES = 4
 VERSION = 1
-"""To be raised when a change to the rendering changes the pictures: old caches are not used then."""
+"""To be raised when a change to the rendering changes the pictures: old caches go unused."""
 
 
 def glyphs(
@@ -116,8 +115,8 @@ def glyph_pool(*, seed: int = 0, cache: Path | str | None = None) -> ClassPool:
     )
 
 
-def render(fonts: list[Path], seed: int) -> dict[str, np.ndarray]:
-    """The arrays of the cache: images uint8 (n, 20, 28, 28), code points, scripts."""
+def render(fonts: list[Path], seed: int, per_class: int = PER_CLASS) -> dict[str, np.ndarray]:
+    """The arrays of the cache: images uint8 (n, per_class, 28, 28), code points, scripts."""
     found = characters(fonts)
     pictures, owner, face = outlines(found, fonts[0].parent)
     keep = distinct_characters(pictures, owner, face, COMPARED_FACES, len(found))
@@ -128,7 +127,7 @@ def render(fonts: list[Path], seed: int) -> dict[str, np.ndarray]:
     stream = generator(seed, "glyphs")
     faces = np.bincount(owner, minlength=len(found))[kept]
     start = np.searchsorted(owner, kept)
-    pick = torch.rand(len(kept), PER_CLASS, generator=stream, dtype=torch.float64).numpy()
+    pick = torch.rand(len(kept), per_class, generator=stream, dtype=torch.float64).numpy()
     rows = torch.from_numpy(start[:, None] + (pick * faces[:, None]).astype(np.int64))
     drawn = variants(torch.from_numpy(pictures), rows.flatten(), stream)
     return {
@@ -162,10 +161,10 @@ def _key(fonts: list[Path], seed: int) -> str:
 def _cached(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a cache file; None when there is none or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as opened:
-            return {k: opened[k] for k in ("images", "code_point", "class_group", "group_names")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = read_npz(path)
+    except (OSError, ValueError):
         return None
+    return arrays if {"images", "code_point", "class_group", "group_names"} <= set(arrays) else None
 
 
 def _name(code: int) -> str:

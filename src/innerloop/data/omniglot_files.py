@@ -7,17 +7,16 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from .cache import read_npz
+from .download import Progress
 from .validate import named
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much is done and how much there is (0 when unknown)."""
 
 N_CHARACTERS, N_BACKGROUND, N_DRAWERS, SIDE = 1623, 964, 20, 105
 PREPARED = "omniglot.npz"
@@ -49,8 +48,8 @@ def read_characters(where: Path, progress: Progress | None = None) -> dict[str, 
     """
     prepared = where if where.suffix == ".npz" else where / PREPARED
     if prepared.is_file():
-        return _read_npz(prepared)
-    archives = _archives(where)
+        return read_prepared(prepared)
+    archives = find_archives(where)
     if not archives:
         raise FileNotFoundError(
             f"no Omniglot in {where}: expected {PREPARED}, images_background.zip and "
@@ -228,9 +227,9 @@ def _shrunk(alphabet: str, number: int, drawer: int, data: bytes) -> Drawing:
     )
 
 
-def _archives(where: Path) -> list[Path]:
+def find_archives(where: Path) -> list[Path]:
     """The zips `where` is or holds; failing that, the folder itself if it holds characters."""
-    if where.is_file():
+    if where.suffix == ".zip" and where.is_file():
         return [where]
     zips = sorted(where.glob("images_*.zip"))
     if zips:
@@ -257,15 +256,12 @@ def _files(archive: Path) -> Iterator[tuple[int, int, str, bytes]]:
         ) from error
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_prepared(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a prepared file. Raises ValueError when it is damaged or something else."""
     try:
-        with np.load(path, allow_pickle=False) as opened:
-            arrays = {key: opened[key] for key in opened.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged or not an npz file ({error}); make it again with "
-            "`innerloop prepare omniglot`"
-        ) from error
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; make it again with `innerloop prepare omniglot`") from error
     missing = sorted({*_SHAPES, "alphabet_names"} - set(arrays))
     if missing:
         raise ValueError(

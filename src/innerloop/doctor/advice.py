@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
 
@@ -12,32 +13,35 @@ def forward_advice(error: BaseException) -> str:
     text = str(error)
     if "Expected more than 1 value per channel" in text:
         return "BatchNorm has one value per channel here: give more examples, or use nn.GroupNorm"
+    if "same dtype" in text:
+        return "convert the example: `x.to(next(model.parameters()).dtype)`"
     if "mat1 and mat2" in text or "size mismatch" in text:
         return "compare the shape of x with what this layer was built for"
-    if "expected m1 and m2 to have the same dtype" in text or "same dtype" in text:
-        return "convert the example: `x.to(next(model.parameters()).dtype)`"
     if "in-place operation" in text:
         return "compute with a changed copy of the weight, do not write to it in forward"
     return "run `model(x)` by itself until it works"
 
 
-def double_backward_advice(error: BaseException | None) -> str:
-    """For a second derivative that does not exist, or is wrong (`error` None)."""
+def missing_second_derivative(error: BaseException) -> str:
+    """For a layer that cannot be differentiated twice."""
     text = str(error)
     if "torch.compile" in text:
         return "leave out torch.compile in this layer"
-    if "once_differentiable" in text:
-        return "remove @once_differentiable and write backward with differentiable operations"
     if "attention" in text:
         return "in its forward: `with sdpa_kernel(SDPBackend.MATH):` (torch.nn.attention)"
     if "cudnn" in text.lower():
         return "in its forward: `with torch.backends.cudnn.flags(enabled=False):`"
-    if error is None:
-        return (
-            "write its backward with differentiable operations on saved inputs, no `.detach()` or "
-            "`.data`; first order needs no second derivative: methods.fomaml(model, ...)"
-        )
     return "replace the layer, or use first order: methods.fomaml(model, ...)"
+
+
+def wrong_second_derivative(layer: nn.Module | None) -> str:
+    """For a layer that can be differentiated twice, with a wrong result."""
+    if isinstance(layer, _SpectralNorm):
+        return "its power iteration is not differentiated; `model.eval()` keeps it fixed: exact"
+    return (
+        "write its backward with differentiable operations, without .detach(), .data or "
+        "@once_differentiable; or use first order: methods.fomaml(model, ...)"
+    )
 
 
 def forward_mode_advice() -> str:

@@ -13,8 +13,8 @@ from .report import Row
 from .trace import layer_label
 
 
-def module_rows(model: nn.Module) -> list[Row]:
-    """Is it a plain module that may be called with other weights?"""
+def wrapper_rows(model: nn.Module) -> list[Row]:
+    """Is it a plain module, or one that was compiled, scripted or wrapped for training?"""
     for name, module in model.named_modules():
         path = f"model.{name}" if name else "model"
         if isinstance(module, torch._dynamo.OptimizedModule):
@@ -41,11 +41,14 @@ def module_rows(model: nn.Module) -> list[Row]:
                     f"use `{path}.module`; innerloop averages meta-gradients itself",
                 )
             ]
-    try:
-        ModelCall(model, None)
-    except ValueError as error:
-        detail, _, advice = str(error).partition("; ")
-        return [Row("module", False, "", detail, advice)]
+    return []
+
+
+def module_rows(model: nn.Module) -> list[Row]:
+    """Can it be called with other weights?"""
+    refused = _refused(model)
+    if refused is not None:
+        return [refused]
     return [Row("module", True, "", f"{type(model).__name__}, {_size(model)}")]
 
 
@@ -78,14 +81,16 @@ def parameter_rows(model: nn.Module) -> list[Row]:
         )
     elif frozen := [k for k, p in params.items() if not p.requires_grad]:
         detail = f"{len(frozen)} of {len(params)} parameter tensors are frozen"
-        rows.append(Row("parameters", True, frozen[0], detail, "they are neither adapted nor learned"))
+        rows.append(
+            Row("parameters", True, frozen[0], detail, "they are neither adapted nor learned")
+        )
     if tied := _tied(model):
         detail = f"shared with {', '.join(tied[1:])}"
         rows.append(Row("parameters", True, tied[0], detail, "adapted as one tensor"))
     return rows or [Row("parameters", True, "", f"{len(trainable)} trainable tensors")]
 
 
-def norm_rows(model: nn.Module) -> list[Row]:
+def norm_rows(model: nn.Module, norm: str | None) -> list[Row]:
     """The normalisation layers that need a policy, and the policies they can follow."""
     layers = {
         name: layer
@@ -93,26 +98,52 @@ def norm_rows(model: nn.Module) -> list[Row]:
         if isinstance(layer, _BatchNorm)
         or (isinstance(layer, _InstanceNorm) and layer.track_running_stats)
     }
+    if not layers and norm is None:
+        return [Row("normalisation", True, "", "no layer needs a policy")]
+    possible = [f'norm="{p}"' for p in ("batch", "support", "running") if _follows(model, p)]
+    first = next(iter(layers), "")
+    try:
+        norms.choose(model, norm)
+    except ValueError as error:
+        text = str(error)
+        layer = next((name for name in layers if f"`{name}`" in text), first)
+        label = layer_label(layer, layers[layer]) if layers else ""
+        detail, _, told = text.partition("; ")
+        if not told:
+            detail, _, told = text.partition(". ")
+        advice = f"say {' or '.join(possible)}" if possible else told
+        return [Row("normalisation", False, label, detail, advice)]
     if not layers:
         return [Row("normalisation", True, "", "no layer needs a policy")]
-    possible = []
-    for policy in ("batch", "support", "running"):
-        try:
-            norms.choose(model, policy)
-        except ValueError:
-            continue
-        possible.append(f'norm="{policy}"')
-    first = next(iter(layers))
-    try:
-        norms.choose(model, None)
-    except ValueError as error:
-        detail, _, _ = str(error).partition(". ")
-        layer = next((name for name in layers if f"`{name}`" in detail), first)
-        advice = f"say {' or '.join(possible)}" if possible else str(error).partition("; ")[2]
-        return [Row("normalisation", False, layer_label(layer, layers[layer]), detail, advice)]
-    detail = f"{len(layers)} layer{'s' if len(layers) > 1 else ''} share statistics in a batch"
+    detail = (
+        f"{len(layers)} layer{'s share' if len(layers) > 1 else ' shares'} a batch's statistics"
+    )
+    if norm is not None:
+        return [Row("normalisation", True, layer_label(first, layers[first]), f'norm="{norm}"')]
     advice = f'norm="batch" unless you say otherwise; possible: {", ".join(possible)}'
     return [Row("normalisation", True, layer_label(first, layers[first]), detail, advice)]
+
+
+def _follows(model: nn.Module, policy: str) -> bool:
+    try:
+        norms.choose(model, policy)
+    except ValueError:
+        return False
+    return True
+
+
+def _refused(model: nn.Module) -> Row | None:
+    """What `ModelCall` itself does not take: lazy layers, no parameters, no copy possible."""
+    policies = ("batch", "support", "running")
+    for policy in policies:
+        try:
+            ModelCall(model, policy)
+        except ValueError as error:
+            text = str(error)
+        else:
+            return None
+    detail, _, advice = text.partition("; ")
+    return Row("module", False, "", detail, advice)
 
 
 def _compiled(name: str, module: nn.Module, advice: str) -> Row:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,17 +13,22 @@ from ..core.types import Task
 from ..learn.losses import Loss, LossLike, as_loss
 from ..learn.model_call import differentiable_kernels
 from . import probes
-from .advice import batching_advice, double_backward_advice, forward_mode_advice
-from .anatomy import module_rows, norm_rows, parameter_rows
+from .advice import (
+    batching_advice,
+    forward_mode_advice,
+    missing_second_derivative,
+    wrong_second_derivative,
+)
+from .anatomy import module_rows, norm_rows, parameter_rows, wrapper_rows
 from .layers import locate
 from .probes import Target
 from .report import CheckReport, Row
-from .state import state_rows
+from .state import watched_rows, write_rows
 from .subject import Subject, first_line, prepare
 from .trace import Call, layer_label
 
 TOLERANCE = 1e-3
-"""Relative error above which a derivative counts as wrong. Rounding is far below, kinks are rare."""
+"""Relative error above which a derivative counts as wrong; rounding stays far below."""
 
 
 def check(
@@ -43,12 +50,20 @@ def check(
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected model to be an nn.Module, got {type(model).__name__}")
     resolved = as_loss(loss)
-    rows = module_rows(model) + (norm_rows(model) if norm is None else [])
-    if all(row.ok for row in rows):
+    rows = wrapper_rows(model)
+    if _fine(rows):
+        rows += norm_rows(model, norm)
+    if _fine(rows):
+        rows += module_rows(model)
+    if _fine(rows):
         rows += parameter_rows(model)
-    if all(row.ok for row in rows):
-        rows += _run(model, resolved, x, y, norm)
+    if _fine(rows):
+        rows += _run(copy.deepcopy(model), resolved, x, y, norm)
     return CheckReport(type(model).__name__, tuple(rows))
+
+
+def _fine(rows: list[Row]) -> bool:
+    return all(row.ok for row in rows)
 
 
 def _example(example: Any) -> tuple[Tensor, Tensor]:
@@ -77,51 +92,71 @@ def _example(example: Any) -> tuple[Tensor, Tensor]:
 
 def _run(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str | None) -> list[Row]:
     device = next(model.parameters()).device
-    rows, subject = prepare(model, loss, x.to(device), y.to(device), norm)
+    x, y = x.to(device), y.to(device)
+    rows = write_rows(model, x)
+    if not _fine(rows):
+        return rows
+    told, subject = prepare(model, loss, x, y, norm)
+    rows = told + rows
     if subject is None:
         return rows
-    rows += state_rows(model, x.to(device), subject.watched)
-    if not all(row.ok for row in rows):
-        return rows
+    rows += watched_rows(subject.watched)
     with differentiable_kernels():
-        rows.append(_gradient_row(subject))
-        if rows[-1].ok:
-            rows.append(_double_backward_row(subject))
-        if rows[-1].ok:
+        rows += _derivative_rows(subject)
+        if _fine(rows):
             rows += _transform_rows(subject)
     return rows
 
 
-def _gradient_row(subject: Subject) -> Row:
-    target = subject.wide
+def _derivative_rows(subject: Subject) -> list[Row]:
     try:
-        missing = probes.unused(target)
-        wrong = target.exact and probes.slope_error(target) > TOLERANCE
+        missing = probes.unused(subject.wide)
     except Exception as error:
         advice = "run `loss(model(x), y).backward()` by itself until it works"
-        return Row("gradient", False, "", first_line(error), advice)
-    if len(missing) == len(target.primals):
+        return [Row("gradient", False, "", first_line(error), advice)]
+    if len(missing) == len(subject.wide.primals):
         advice = "leave out torch.no_grad(), .detach() and .item() on the way to the loss"
-        return Row("gradient", False, "", "the loss depends on no parameter", advice)
-    if wrong:
+        return [Row("gradient", False, "", "the loss depends on no parameter", advice)]
+    first = _gradient_row(subject, missing)
+    wide = subject.wide.without(missing)
+    second = _double_backward_row(replace(subject, wide=wide), surrogate=not _true(wide))
+    return [first, second]
+
+
+def _true(target: Target) -> bool:
+    """Whether the gradient is the derivative of the value; taken for granted below float64."""
+    return not target.exact or probes.slope_error(target) <= TOLERANCE
+
+
+def _gradient_row(subject: Subject, missing: list[str]) -> Row:
+    target = subject.wide
+    names = ", ".join(missing[:3])
+    if not _true(target):
         found = locate(subject.watched_wide, _when(probes.slope_error))
-        detail = "the gradient is not the derivative of the value"
-        return Row("gradient", True, _where(found), detail, "fine if meant (straight-through)")
+        detail, advice = "the gradient is not the derivative of the value", "fine if it is meant"
+        if missing:
+            detail = f"cuts off the gradient of {names}"
+            advice = "if it is meant, freeze what lies before it: `p.requires_grad_(False)`"
+        return Row("gradient", True, _where(found), detail, advice)
     if missing:
         detail = f"{len(missing)} of {len(target.primals)} parameter tensors do not reach the loss"
         advice = "they stay as they are; `p.requires_grad_(False)` says so"
-        return Row("gradient", True, ", ".join(missing[:3]), detail, advice)
+        return Row("gradient", True, names, detail, advice)
     return Row("gradient", True, "", "reaches every parameter")
 
 
-def _double_backward_row(subject: Subject) -> Row:
-    """Run in the model's own precision, where other kernels may be chosen; compared in float64."""
+def _double_backward_row(subject: Subject, *, surrogate: bool) -> Row:
+    """Run in the model's own precision, where other kernels may be chosen; compared in float64.
+
+    `surrogate`: the gradient is that of something else than the value (straight-through), and so
+    its own derivative cannot agree with finite differences.
+    """
     aspect = "double backward"
     try:
         probes.double_backward(subject.native)
     except Exception as raised:
         found = locate(subject.watched, _raises(probes.double_backward))
-        advice = double_backward_advice(raised)
+        advice = missing_second_derivative(raised)
         return Row(aspect, False, _where(found), first_line(raised), advice)
     if not subject.wide.exact:
         return Row(aspect, True, "", "exists; not compared with finite differences")
@@ -130,7 +165,7 @@ def _double_backward_row(subject: Subject) -> Row:
         return Row(aspect, True, "", f"agrees with finite differences to {error:.0e}")
     found = locate(subject.watched_wide, _when(probes.curvature_error))
     detail = f"the second derivative is off by {error:.0%} (finite differences, float64)"
-    return Row(aspect, False, _where(found), detail, double_backward_advice(None))
+    return Row(aspect, surrogate, _where(found), detail, wrong_second_derivative(_module(found)))
 
 
 def _transform_rows(subject: Subject) -> list[Row]:

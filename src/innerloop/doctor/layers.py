@@ -6,31 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..core.types import Params
+from ..learn import functional
 from .probes import Target
 from .trace import Call, Trace
-
-
-def buffers_of(module: nn.Module) -> Params:
-    """Copies of the module's buffers, under names that cannot meet a parameter's."""
-    return {f"buffer:{k}": v.detach().clone() for k, v in module.named_buffers()}
-
-
-def call_with(
-    module: nn.Module, params: Params, data: Params, args: tuple[Any, ...], kwargs: Any = None
-) -> Any:
-    """`module(*args)` with these parameters and with copies of the buffers in `data`.
-
-    The module's own buffers are not written, whatever its mode.
-    """
-    buffers = {
-        k.removeprefix("buffer:"): v.clone() for k, v in data.items() if k.startswith("buffer:")
-    }
-    return functional_call(module, (params, buffers), args, kwargs)
 
 
 def layer_target(call: Call) -> Target:
@@ -42,7 +24,9 @@ def layer_target(call: Call) -> Target:
         if v.requires_grad
     }
     frozen = {k: v.detach() for k, v in call.module.named_parameters() if not v.requires_grad}
-    data = buffers_of(call.module)
+    buffers = {k: v.detach().clone() for k, v in call.module.named_buffers()}
+    data: Params = {}
+    places = functional.places(call.module)
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor):
             kept = primals if leaf.requires_grad and leaf.is_floating_point() else data
@@ -53,7 +37,10 @@ def layer_target(call: Call) -> Target:
         filled = [tensors.get(f"input:{i}", leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = tree_unflatten(filled, spec)
         params = {k.removeprefix("param:"): v for k, v in p.items() if k.startswith("param:")}
-        return curved(call_with(call.module, params | frozen, d, args, kwargs))
+        # A layer may write to its buffers: it gets copies, shared by all tasks as in `ModelCall`.
+        copies = {k: v.clone() for k, v in buffers.items()}
+        tensors = params | frozen | copies
+        return curved(functional.call(call.module, places, tensors, args, kwargs))
 
     return Target(function, primals, data, seed=0 if call.random else None)
 
@@ -75,7 +62,8 @@ def locate(trace: Trace, fails: Callable[[Target], str | None]) -> list[tuple[Ca
     """The innermost modules for which `fails` gives a reason.
 
     Descends only into modules that fail themselves: a layer that fails alone but works where it
-    stands (because its parent chooses another kernel) is none of the reasons.
+    stands (because its parent chooses another kernel) is none of the reasons. Empty if no module
+    fails by itself.
     """
     found: list[tuple[Call, str]] = []
 
@@ -93,5 +81,7 @@ def locate(trace: Trace, fails: Callable[[Target], str | None]) -> list[tuple[Ca
         descend(call)
     if not found and "" in trace.calls:
         root = trace.calls[""]
-        found.append((root, fails(layer_target(root)) or ""))
+        reason = fails(layer_target(root))
+        if reason is not None:
+            found.append((root, reason))
     return found

@@ -72,6 +72,14 @@ class Target:
         length = float(torch.stack([d.norm() for d in draw.values()]).norm())
         return {k: d / length for k, d in draw.items()}
 
+    def without(self, names: list[str]) -> Target:
+        """The same function of fewer primals; `names` become constants."""
+        if not names:
+            return self
+        held = {k: self.primals[k] for k in names}
+        rest = {k: v for k, v in self.primals.items() if k not in held}
+        return Target(lambda p, d: self.function(held | p, d), rest, self.data, self.seed)
+
     def moved(self, direction: Params, distance: float) -> Params:
         """The primals plus `distance` times `direction`."""
         return {k: v + distance * direction[k] for k, v in self.primals.items()}
@@ -99,7 +107,9 @@ def slope_error(target: Target) -> float:
     slope = _dot(first, v)
     floor = 1e-6 * float(_flat(first).norm())
     return min(
-        _relative(slope, (target(target.moved(v, h)) - target(target.moved(v, -h))) / (2 * h), floor)
+        _relative(
+            slope, (target(target.moved(v, h)) - target(target.moved(v, -h))) / (2 * h), floor
+        )
         for h in FINITE_STEPS
     )
 

@@ -70,4 +70,6 @@ def _entry(row: Row) -> str:
     lines = textwrap.wrap(text, 100 - len(head)) or [""]
     if row.advice:
         lines += textwrap.wrap(row.advice, 98 - len(head), initial_indent="> ")
-    return "\n".join((head if i == 0 else " " * len(head)) + s for i, s in enumerate(lines)).rstrip()
+    return "\n".join(
+        (head if i == 0 else " " * len(head)) + s for i, s in enumerate(lines)
+    ).rstrip()

@@ -12,21 +12,13 @@ from .report import Row
 from .trace import Call, Trace, layer_label
 
 
-def state_rows(model: nn.Module, x: Tensor, watched: Trace) -> list[Row]:
-    """Rows on weights written, buffers written, randomness, attention and recurrence."""
-    rows = _writes(model, x)
+def watched_rows(watched: Trace) -> list[Row]:
+    """Rows on randomness, attention and recurrence."""
     drawing = watched.innermost("random")
-    rows.append(
-        Row("randomness", True, "", "draws no random numbers")
-        if not drawing
-        else Row(
-            "randomness",
-            True,
-            _labels(drawing),
-            "draws random numbers",
-            "the same mask is replayed when a step is evaluated again; `model.eval()` for none",
-        )
-    )
+    rows = [Row("randomness", True, "", "draws no random numbers")]
+    if drawing:
+        advice = "the same mask is replayed when a step is evaluated again; `model.eval()` for none"
+        rows = [Row("randomness", True, _labels(drawing), "draws random numbers", advice)]
     fused = watched.innermost("fused_attention")
     if fused:
         rows.append(
@@ -53,14 +45,18 @@ def state_rows(model: nn.Module, x: Tensor, watched: Trace) -> list[Row]:
     return rows
 
 
-def _writes(model: nn.Module, x: Tensor) -> list[Row]:
+def write_rows(model: nn.Module, x: Tensor) -> list[Row]:
     """Two passes on a copy: its weights must stay, its buffers are compared."""
     twin = copy.deepcopy(model)
     params = {k: v.detach().clone() for k, v in twin.named_parameters()}
     buffers = {k: v.detach().clone() for k, v in twin.named_buffers()}
-    with torch.no_grad():
-        for _ in range(2):
-            twin(x)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda(x)):
+            for _ in range(2):
+                twin(x)
+    except Exception:
+        # A model that does not run is reported by the row on `forward`.
+        return []
     rows = []
     written = [k for k, v in twin.named_parameters() if not torch.equal(v, params[k])]
     if written:
@@ -91,6 +87,10 @@ def _writes(model: nn.Module, x: Tensor) -> list[Row]:
             )
         )
     return rows or [Row("state", True, "", "forward writes to nothing")]
+
+
+def _cuda(x: Tensor) -> list[torch.device]:
+    return [x.device] if x.device.type == "cuda" else []
 
 
 def _labels(calls: list[Call]) -> str:

@@ -45,9 +45,10 @@ def prepare(
         native = _support_loss(model, loss, x, y, norm)
         value = native(native.primals)
     except Exception as error:
-        advice = "check the labels' shape and type and the number of the model's outputs"
         detail, _, told = str(error).partition("; ")
-        return [row, Row("loss", False, "", detail, told or advice)], None
+        if not told and not isinstance(error, ValueError):
+            told = "check the labels' shape and type and the number of the model's outputs"
+        return [row, Row("loss", False, "", detail, told)], None
     if not torch.isfinite(value):
         advice = "look at the range of the inputs and labels"
         return [row, Row("loss", False, "", f"the loss is {value.item()}", advice)], None
@@ -99,12 +100,13 @@ def _in_float64(
     double = copy.deepcopy(model).double()
     x, y = _double(x), _double(y)
     watched = _watch(double, x, norm)
-    if watched.error is not None:
-        layer = layer_label(watched.culprit.name, watched.culprit.module) if watched.culprit else ""
-        return Row("float64", True, layer, first_line(watched.error), advice), None, watched
+    # A layer that narrows makes the next one fail, so it is looked for first.
     if narrow := watched.innermost("narrow"):
         layer = layer_label(narrow[0].name, narrow[0].module)
         return Row("float64", True, layer, "computes in lower precision", advice), None, watched
+    if watched.error is not None:
+        layer = layer_label(watched.culprit.name, watched.culprit.module) if watched.culprit else ""
+        return Row("float64", True, layer, first_line(watched.error), advice), None, watched
     try:
         subject = _support_loss(double, loss, x, y, norm)
         subject(subject.primals)
@@ -117,9 +119,7 @@ def _double(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def _support_loss(
-    model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str | None
-) -> Target:
+def _support_loss(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str | None) -> Target:
     """The support loss of one task as the library computes it, at slightly moved weights.
 
     Moved, because fresh weights sit on kinks: zero biases under ReLU on empty image borders.

@@ -78,9 +78,7 @@ class _FusedAttention(TorchDispatchMode):
         super().__init__()
         self.stack = stack
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
         if "attention" in name and ("flash" in name or "efficient" in name or "cudnn" in name):
             for call in self.stack:

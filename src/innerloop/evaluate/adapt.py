@@ -81,15 +81,15 @@ def adapt_images(
     regression method, or an `out` that holds something.
     """
     support_dir, out = Path(support_dir), Path(out)
-    query = Path(query) if isinstance(query, str | Path) else [Path(path) for path in query]
-    _check_out(out, [support_dir, *([query] if isinstance(query, Path) else [])])
+    asked_for = Path(query) if isinstance(query, str | Path) else [Path(path) for path in query]
+    _check_out(out, [support_dir, *([asked_for] if isinstance(asked_for, Path) else [])])
     if method.learner.kind != "classification":
         raise ValueError(f"{method.name} was trained for regression: it has no classes to predict.")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
     given = support_photos(support_dir)
     classes = sorted({name for name in given.classes if name is not None})
-    asked = query_photos(query, classes)
+    asked = query_photos(asked_for, classes)
     device = device_of(method)
     x, query_x = (
         read_photos(photos.files, size, cast(Channels, channels), invert).to(device)
@@ -102,7 +102,7 @@ def adapt_images(
     if transductive:
         notes.append(_transductive_note(len(asked.files)))
     probabilities = _probabilities(adapted, query_x, len(classes), transductive)
-    fitted = _probabilities(adapted, x, len(classes), transductive).argmax(1) == y
+    fitted = _probabilities(adapted, x, len(classes), transductive).argmax(1) == y.cpu()
     report = AdaptReport(
         out=out,
         classes=classes,
@@ -127,7 +127,7 @@ def load_adapted(folder: str | Path, module: nn.Module) -> list[str]:
     without stored statistics use those of the batch they get. The module is put in eval mode. An
     adapted ProtoNet is loaded into `ProtoClassifier(model, torch.empty(classes, features))`.
 
-    Raises: ValueError if the folder is not one that `adapt_images` wrote, or the weights do not fit.
+    Raises: ValueError if `adapt_images` did not write the folder, or the weights do not fit.
     """
     folder = Path(folder)
     try:
@@ -194,16 +194,19 @@ def _check_outputs(method: Method, x: Tensor, y: Tensor, classes: int) -> list[s
 
 def _transductive_note(queries: int) -> str:
     note = (
-        "normalisation by the statistics of the query batch (transductive): a prediction depends on "
-        "the other queries that it is made with"
+        "normalisation by the statistics of the query batch (transductive): a prediction depends "
+        "on the other queries that it is made with"
     )
     if queries == 1:
-        note += "; with a single query that is unreliable: give several, or use a model trained with norm=support"
+        note += (
+            "; with a single query that is unreliable: give several, or use a model trained with "
+            "norm=support"
+        )
     return note
 
 
 def _probabilities(adapted: nn.Module, x: Tensor, classes: int, together: bool) -> Tensor:
-    """(n, classes), restricted to the given classes."""
+    """(n, classes) on the CPU, restricted to the given classes."""
     parts = [x] if together else list(x.split(AT_ONCE))
     with torch.no_grad():
         logits = torch.cat([adapted(part) for part in parts])[:, :classes]
@@ -212,7 +215,7 @@ def _probabilities(adapted: nn.Module, x: Tensor, classes: int, together: bool) 
             "The adapted model gives outputs that are not finite: adaptation diverged. Use fewer "
             "--steps."
         )
-    return logits.double().softmax(1)
+    return logits.cpu().double().softmax(1)
 
 
 def _predictions(asked: Photos, probabilities: Tensor, classes: list[str]) -> list[Prediction]:
@@ -229,7 +232,7 @@ def _accuracy(asked: Photos, probabilities: Tensor, classes: list[str]) -> float
     if None in asked.classes:
         return None
     y = torch.tensor([classes.index(name or "") for name in asked.classes])
-    return float((probabilities.argmax(1).cpu() == y).double().mean())
+    return float((probabilities.argmax(1) == y).double().mean())
 
 
 def _about(

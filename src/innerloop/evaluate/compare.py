@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-import numpy as np
-
 from .result import EvaluationResult, half_width
 
 Verdict = Literal["first", "second", "no difference shown"]
@@ -120,27 +118,3 @@ def _check_step(results: Mapping[str, EvaluationResult], step: int | None) -> No
                 f"step must be between 0 and {result.steps} for {name!r}, got {step}. "
                 f"Evaluate it with --steps {max(step, 0)}."
             )
-
-
-def mean_table(results: Mapping[str, EvaluationResult]) -> list[tuple[str, list[str]]]:
-    """One row per result: its name and its score with interval after each step 0..S of the longest.
-
-    A result with fewer steps has empty texts at the end.
-    """
-    longest = max(result.steps for result in results.values())
-    return [
-        (name, [result.text(s) if s <= result.steps else "" for s in range(longest + 1)])
-        for name, result in results.items()
-    ]
-
-
-def best(results: Mapping[str, EvaluationResult]) -> str:
-    """The name of the result with the best mean after its last step."""
-
-    def quality(name: str) -> float:
-        result = results[name]
-        value = float(result.mean[-1])
-        return value if result.metric == "accuracy" else -value
-
-    finite = [name for name in results if np.isfinite(quality(name))]
-    return max(finite or list(results), key=quality)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.types import Batch, Params
 
-STATE_BYTES = 256 * 2**20
+STATE_BYTES = 64 * 2**20
 """Memory that the states of one long trajectory may take."""
 
 LONGEST, SHORTEST = 2000, 50
@@ -82,13 +82,14 @@ def parameter_plane(
     """theta, the paths of adaptation to `support`, and the tasks' optima in one plane.
 
     The optimum of a task is where the method's own inner loop ends after many steps (as many of
-    2000 as fit into 256 MiB) on `sample`, a larger sample of the same tasks. The plane is spanned by
+    2000 as fit into 64 MiB) on `sample`, a larger sample of the same tasks. The plane is spanned by
     the first two principal directions, through theta, of the displacements phi_S - theta and
     optimum - theta; the two groups are scaled to equal size first, so that short adaptation paths
     count as well.
     """
-    states = [_flat(phi) for phi in method.trajectory(support, steps)]
-    size = states[0].numel() * states[0].element_size()
+    trajectory = method.trajectory(support, steps)
+    size = sum(leaf.numel() * leaf.element_size() for leaf in trajectory[0].values())
+    states = [_flat(phi) for phi in trajectory]
     long_steps = max(SHORTEST, min(LONGEST, STATE_BYTES // size))
     path = torch.stack(states) - states[0]
     optima = _flat(method.trajectory(sample, long_steps)[-1]) - states[0]
@@ -99,8 +100,8 @@ def parameter_plane(
     total = float(seen.square().sum())
     share = float((seen @ axes.T).square().sum()) / total if total > 0 else math.nan
     return Plane(
-        paths=(path @ axes.T).cpu().numpy(),
-        optima=(optima @ axes.T).cpu().numpy(),
+        paths=(path @ axes.T).numpy(),
+        optima=(optima @ axes.T).numpy(),
         share=share,
         long_steps=long_steps,
     )
@@ -112,11 +113,11 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _flat(phi: Params) -> Tensor:
-    """(T, P) out of leaves (T, ...)."""
-    return torch.cat([leaf.detach().flatten(1).double() for leaf in phi.values()], 1)
+    """(T, P) on the CPU out of leaves (T, ...)."""
+    return torch.cat([leaf.detach().flatten(1).cpu().double() for leaf in phi.values()], 1)
 
 
 def _relative_change(states: list[Tensor]) -> np.ndarray:
     start = states[0].norm(dim=1)
     moved = torch.stack([(state - states[0]).norm(dim=1) for state in states])
-    return np.asarray(torch.where(start > 0, moved / start, torch.nan).mean(1).cpu())
+    return np.asarray(torch.where(start > 0, moved / start, torch.nan).mean(1))

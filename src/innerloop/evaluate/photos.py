@@ -46,14 +46,14 @@ def support_photos(root: Path) -> Photos:
         )
     if len(folders) < 2:
         raise ValueError(
-            f"{root} has one class only ({folders[0].name!r}): a classifier needs at least two. Add "
-            "a folder with images of something else."
+            f"{root} has one class only ({folders[0].name!r}): a classifier needs at least two. "
+            "Add a folder with images of something else."
         )
     return _labelled(folders)
 
 
 def query_photos(query: Path | Sequence[Path], classes: Sequence[str]) -> Photos:
-    """Queries from a folder of class folders (true classes known), a flat folder, or a list of files.
+    """Queries: a folder of class folders (true classes known), a flat folder, or a list of files.
 
     Raises: ValueError if there are none, the layouts are mixed, or a class folder is not one of
     `classes`.

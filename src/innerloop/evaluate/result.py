@@ -25,8 +25,8 @@ class EvaluationResult:
     """Scores of one method on one list of tasks.
 
     `values[s, i]` is the score of task i after s inner steps, (S+1, tasks): the accuracy in [0, 1]
-    or the mean squared error over the task's queries. `method` and `source` are what the two said of
-    themselves, `digest` identifies the tasks' data, `seconds` is the time in the method alone.
+    or the mean squared error over the task's queries. `method` and `source` are what the two said
+    of themselves, `digest` identifies the tasks' data, `seconds` is the time in the method alone.
     """
 
     metric: Metric
@@ -59,7 +59,7 @@ class EvaluationResult:
 
     @property
     def interval(self) -> np.ndarray:
-        """Half-width of the 95 % interval of the mean at each step, 1.96 sd / sqrt(tasks), (S+1,)."""
+        """Half-width of the 95 % interval of the mean, 1.96 sd / sqrt(tasks), per step (S+1,)."""
         return np.asarray([half_width(row) for row in self.values])
 
     @property
@@ -68,7 +68,7 @@ class EvaluationResult:
         return self.tasks / self.seconds if self.seconds > 0 else math.inf
 
     def text(self, step: int = -1) -> str:
-        """The score after `step` inner steps as it is printed: `98.63 ± 0.17 %` or `0.381 ± 0.021`."""
+        """The score after `step` inner steps in print: `98.63 ± 0.17 %` or `0.381 ± 0.021`."""
         return with_interval(float(self.mean[step]), float(self.interval[step]), self.metric)
 
     def to_json(self, path: str | Path) -> Path:
@@ -130,7 +130,9 @@ def _checked(content: Any, path: str | Path) -> dict[str, Any]:
     names = [field.name for field in fields(EvaluationResult)]
     missing = [name for name in names if name not in content]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: the file is cut or of another version.")
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}: the file is cut or of another version."
+        )
     kept = {name: content[name] for name in names}
     kept["values"] = np.array(
         [[math.nan if v is None else v for v in row] for row in kept["values"]], dtype=np.float64

@@ -76,10 +76,9 @@ def evaluate(
         began = time.perf_counter()
         # Whatever is random inside (dropout) is a function of the seed and the task, too.
         with streams.common(seed), streams.replay("evaluate", first, device=task.query.x.device):
-            outputs = method.query_outputs(task, steps)
-        scores = score(outputs, task.query.y, metric)
-        parts.append(scores.cpu().numpy())
-        bad.append((~outputs.isfinite().flatten(2).all(2)).cpu())
+            outputs = method.query_outputs(task, steps).cpu()
+        parts.append(score(outputs, task.query.y.cpu(), metric).numpy())
+        bad.append(~outputs.isfinite().flatten(2).all(2))
         seconds += time.perf_counter() - began
         if progress is not None:
             progress(min(first + batch, tasks), tasks)
@@ -108,7 +107,9 @@ def draw_tasks(
         last = min(first + batch, tasks)
         yield (
             first,
-            stack([source.sample(streams.generator(seed, stream, i), 1) for i in range(first, last)]),
+            stack(
+                [source.sample(streams.generator(seed, stream, i), 1) for i in range(first, last)]
+            ),
         )
 
 
@@ -139,22 +140,22 @@ def device_of(method: Evaluable) -> torch.device | None:
 
 
 def score(outputs: Tensor, y: Tensor, metric: Metric) -> Tensor:
-    """Scores (S+1, T) of outputs (S+1, T, n, classes, ...) or (S+1, T, n, d) for labels y (T, n, ...).
+    """Scores (S+1, T) of outputs (S+1, T, n, classes, ...) or (S+1, T, n, d) for labels y.
 
     Raises: ValueError if the shapes do not belong together.
     """
     if metric == "accuracy":
         if outputs.ndim != y.ndim + 2 or (*outputs.shape[1:3], *outputs.shape[4:]) != y.shape:
             raise ValueError(
-                f"query_outputs has shape {tuple(outputs.shape)} for labels of shape {tuple(y.shape)}: "
-                "expected (steps + 1, tasks, queries, classes, ...) with the labels' tasks and queries."
+                f"query_outputs has shape {tuple(outputs.shape)} for labels {tuple(y.shape)}: "
+                "expected (steps + 1, tasks, queries, classes, ...), queries as in the labels."
             )
         finite = outputs.isfinite().all(3)
         right = (outputs.argmax(3) == y) & finite
         return right.double().flatten(2).mean(2)
     if outputs.shape[1:] != y.shape:
         raise ValueError(
-            f"query_outputs has shape {tuple(outputs.shape)} for targets of shape {tuple(y.shape)}: "
+            f"query_outputs has shape {tuple(outputs.shape)} for targets {tuple(y.shape)}: "
             "expected (steps + 1, *targets)."
         )
     return (outputs.double() - y.double()).square().flatten(2).mean(2)

@@ -36,9 +36,7 @@ class Prediction:
         return None if self.true is None else self.predicted == self.true
 
 
-def contact_sheet(
-    predictions: Sequence[Prediction], classes: Sequence[str], title: str
-) -> bytes:
+def contact_sheet(predictions: Sequence[Prediction], classes: Sequence[str], title: str) -> bytes:
     """A PNG of the queries, one section per predicted class, the surest first.
 
     A blue frame is right, a vermilion one wrong (the true class is written below), grey unknown. At
@@ -73,7 +71,7 @@ def contact_sheet(
 def _sections(
     predictions: Sequence[Prediction], classes: Sequence[str]
 ) -> list[tuple[str, list[Prediction], int]]:
-    """(class, the pictures shown, how many there are), without classes that nothing was taken for."""
+    """(class, the pictures shown, how many there are) for every class something was taken for."""
     found = []
     used = {prediction.predicted for prediction in predictions}
     quota = max(ACROSS, MOST // max(1, len(used)) // ACROSS * ACROSS)

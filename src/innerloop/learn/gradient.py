@@ -65,6 +65,8 @@ class GradientLearner(IterativeLearner):
         self._stacked = set(self.names)
         first = params[self.names[0]]
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
+        if penalty is not None:
+            penalty.bind(first.dtype)
         self.to(first.device)
 
     @property

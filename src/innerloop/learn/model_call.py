@@ -13,12 +13,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import streams
 from ..core.types import Params
+from . import functional
 from . import norm as norms
+from .weight_norm import compose
 
 log = logging.getLogger("innerloop")
 
@@ -39,6 +41,8 @@ class ModelCall:
         self.policy = norms.choose(model, norm)
         self._copy = _sharing_copy(model)
         self._governed = set(norms.apply(self._copy, self.policy))
+        compose(self._copy)
+        self._places = functional.places(self._copy)
         self._support_norms = [
             m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)
         ]
@@ -88,11 +92,17 @@ class ModelCall:
         return mapped(weights, x)
 
     def _own_buffers(self) -> Params:
-        """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
-        return {k: v.clone() for k, v in self._copy.named_buffers()}
+        """A model may write to its buffers; each call gets its own, so tasks never meet in them.
+
+        The values are the user's: `.to(device)` and `.double()` replace buffers, and the copy would
+        keep the old ones.
+        """
+        theirs = dict(self._model.named_buffers())
+        return {k: theirs.get(k, v).clone() for k, v in self._copy.named_buffers()}
 
     def _run(self, state: tuple[Params, Params], x: Tensor) -> Tensor:
-        outputs = functional_call(self._copy, state, (x,))
+        weights, buffers = state
+        outputs = functional.call(self._copy, self._places, weights | buffers, (x,))
         if not isinstance(outputs, Tensor):
             raise ValueError(
                 f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in "

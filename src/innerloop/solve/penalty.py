@@ -28,6 +28,11 @@ class Proximal(nn.Module):
         self.lam = float(lam)
         self.value = nn.Parameter(torch.tensor(self.lam)) if learned else None
 
+    def bind(self, dtype: torch.dtype) -> None:
+        """Give a learned lam the precision of the weights; called once, by the learner."""
+        if self.value is not None:
+            self.value = nn.Parameter(torch.tensor(self.lam, dtype=dtype))
+
     def losses(self, hyper: Params, phi: Params, start: Params) -> Tensor:
         """The penalty of each task: (T,). `hyper` holds this module's parameters."""
         gap = {k: v - start[k] for k, v in phi.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
@@ -31,9 +32,14 @@ class Pretrained(nn.Module):
         """The learner that adapts."""
         return self.tune.learner
 
-    def meta_gradient(self, tasks: Task) -> MetaGradient:
-        """The gradient of the mean loss over the query sets of `tasks`, without adaptation."""
-        result = self.joint.meta_gradient(tasks)
+    def meta_gradient(
+        self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
+    ) -> MetaGradient:
+        """The gradient of the mean loss over the query sets of `tasks`, without adaptation.
+
+        `share` as in `Method.meta_gradient`.
+        """
+        result = self.joint.meta_gradient(tasks, share=share)
         known = {f"joint.{k}": g for k, g in result.grads.items()}
         grads = {
             k: known[k] if k in known else torch.zeros_like(p) for k, p in self.named_parameters()
@@ -55,6 +61,10 @@ class Pretrained(nn.Module):
     def describe(self) -> dict[str, str]:
         """The fine-tuning in words, and that nothing was meta-learned."""
         return {**self.tune.describe(), "method": self.name, "estimator": "joint training"}
+
+
+Trainable = Method | Pretrained
+"""What the outer loop can train and a run can be scored on."""
 
 
 class Pooled(Source):

@@ -20,7 +20,7 @@ WRITTEN = ("train", "validation")
 
 
 class MetricsFile:
-    """Appends every train and validation record to a JSONL file; a number that is not finite is null."""
+    """Appends train and validation records to a JSONL file; a non-finite number becomes null."""
 
     def __init__(self, path: Path, *, after_step: int) -> None:
         """Keeps the lines up to `after_step` of an existing file and drops what came later."""

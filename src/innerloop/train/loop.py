@@ -18,18 +18,19 @@ from torch import Tensor
 from ..core import streams
 from ..core.types import MetaGradient, Task
 from ..data.source import Splits
-from ..method import Method
 from . import checkpoint
+from .baseline import Trainable
 from .checkpoint import State
 from .interrupt import Interrupted, Stop, stopping
 from .log import MetricsFile, Observer, TensorBoard
 from .outer import NonFiniteError, OuterOptimizer
+from .ranks import Ranks
 from .settings import Settings
 from .validate import measure, validate
 
 
 def train(
-    method: Method,
+    method: Trainable,
     splits: Splits,
     settings: Settings,
     *,
@@ -37,11 +38,13 @@ def train(
     run_dir: Path,
     resume: bool = False,
     observers: Sequence[Observer] = (),
+    ranks: Ranks | None = None,
 ) -> State:
     """Train `method` in place until `settings.iterations`; checkpoints and metrics go to `run_dir`.
 
     With `resume` the run goes on from its newest readable checkpoint, or starts if it has none.
-    `observers` are called with every record (see `train.log.Record`).
+    `observers` are called with every record (see `train.log.Record`). With several `ranks` each
+    adapts its share of every meta-batch; only the first validates, writes and tells observers.
 
     Raises:
         ValueError: `run_dir` already holds a run and `resume` is false.
@@ -54,6 +57,7 @@ def train(
             f"{run_dir} already holds a run; go on with it: innerloop train {run_dir} --resume, "
             "or choose another folder: --run DIR"
         )
+    ranks = ranks or Ranks()
     outer = OuterOptimizer(method, settings)
     state, damaged = checkpoint.load_newest(run_dir, method) if resume else (None, [])
     if state is None:
@@ -62,14 +66,16 @@ def train(
         outer.optimizer.load_state_dict(state.optimizer)
         if state.rng is not None:
             torch.set_rng_state(state.rng)
-    checkpoint.clear_drafts(run_dir)
-    files: list[MetricsFile | TensorBoard] = [
-        MetricsFile(run_dir / "metrics.jsonl", after_step=state.step)
-    ]
+    ranks.wait()
+    files: list[MetricsFile | TensorBoard] = []
     try:
-        if settings.tensorboard:
-            files.append(TensorBoard(run_dir / "tensorboard", after_step=state.step))
-        run = _Run(method, splits, settings, seed, run_dir, outer, state, [*files, *observers])
+        if ranks.first:
+            checkpoint.clear_drafts(run_dir)
+            files.append(MetricsFile(run_dir / "metrics.jsonl", after_step=state.step))
+            if settings.tensorboard:
+                files.append(TensorBoard(run_dir / "tensorboard", after_step=state.step))
+        told = [*files, *observers] if ranks.first else []
+        run = _Run(method, splits, settings, seed, run_dir, outer, state, told, ranks)
         for warning in damaged:
             run.tell("warning", text=f"{warning}; going on from step {state.step}")
         with stopping() as stop:
@@ -85,7 +91,7 @@ class _Run:
 
     def __init__(
         self,
-        method: Method,
+        method: Trainable,
         splits: Splits,
         settings: Settings,
         seed: int,
@@ -93,8 +99,10 @@ class _Run:
         outer: OuterOptimizer,
         state: State,
         observers: Sequence[Callable[[dict[str, Any]], None]],
+        ranks: Ranks,
     ) -> None:
         self.method, self.splits, self.settings, self.seed = method, splits, settings, seed
+        self.ranks = ranks
         self.run_dir, self.outer, self.state, self.observers = run_dir, outer, state, observers
         self.window = [
             {k: v[i] for k, v in state.window.items()}
@@ -106,13 +114,13 @@ class _Run:
     def go(self, stop: Stop) -> None:
         settings, state = self.settings, self.state
         self.tell(
-            "start", step=state.step, iterations=settings.iterations, meta_batch=settings.meta_batch
+            "start", step=state.step, iterations=settings.iterations, minutes=settings.minutes
         )
         while state.step < settings.iterations and not self.late():
             started = time.perf_counter()
             self.step()
             seconds = time.perf_counter() - started
-            state.seconds += seconds
+            state.seconds = self.ranks.latest(state.seconds + seconds)
             self.window[-1]["step_seconds"] = torch.tensor(seconds)
             if len(self.window) >= settings.log_every:
                 self.log()
@@ -120,9 +128,10 @@ class _Run:
                 self.validate()
             if settings.checkpoint_every and state.step % settings.checkpoint_every == 0:
                 self.save()
-            if stop.signum is not None:
+            signum = self.ranks.agree(stop.signum or 0)
+            if signum:
                 self.save()
-                raise Interrupted(stop.signum, state.step, self.run_dir)
+                raise Interrupted(signum, state.step, self.run_dir)
         if self.window:
             self.log()
         if settings.validate_every and state.step % settings.validate_every:
@@ -149,7 +158,7 @@ class _Run:
         if len(self.window) + 1 >= self.settings.log_every:
             self.before = self.unadapted(tasks)
         torch.manual_seed(streams.derive(self.seed, "step", step))
-        result = self.method.meta_gradient(tasks)
+        result = self.gradient(tasks)
         try:
             norm = self.outer.update(result, self.progress(), f"at step {step}")
         except NonFiniteError as error:
@@ -157,6 +166,14 @@ class _Run:
             raise NonFiniteError(self.advice(error)) from None
         self.window.append(_numbers(result, norm))
         self.state.step = step + 1
+
+    def gradient(self, tasks: Task) -> MetaGradient:
+        if self.ranks.size == 1:
+            return self.method.meta_gradient(tasks)
+        count = len(tasks.support.x)
+        return self.method.meta_gradient(
+            self.ranks.own(tasks), share=lambda found: self.ranks.mean(found, count)
+        )
 
     def advice(self, error: NonFiniteError) -> str:
         return (
@@ -168,7 +185,7 @@ class _Run:
 
     def unadapted(self, tasks: Task) -> dict[str, float]:
         """Accuracy (or mse) of these tasks without adaptation."""
-        if self.splits.train.spec != self.splits.validation.spec:
+        if self.splits.train.spec != self.splits.validation.spec or not self.ranks.first:
             return {}
         name, value = measure(
             self.splits.train.spec.kind, self.method.query_outputs(tasks, 0), tasks.query.y
@@ -191,6 +208,8 @@ class _Run:
         self.window = []
 
     def validate(self) -> None:
+        if not self.ranks.first:
+            return
         settings, state = self.settings, self.state
         numbers = validate(
             self.method,
@@ -207,7 +226,7 @@ class _Run:
         self.tell("validation", step=state.step, **numbers, best_step=state.best_step)
 
     def save(self) -> None:
-        if self.saved == self.state.step:
+        if self.saved == self.state.step or not self.ranks.first:
             return
         self.state.optimizer = self.outer.optimizer.state_dict()
         self.state.window = self.stacked()

@@ -22,7 +22,9 @@ class OuterOptimizer:
     def __init__(self, method: nn.Module, settings: Settings) -> None:
         self._named = {k: p for k, p in method.named_parameters() if p.requires_grad}
         if not self._named:
-            raise ValueError("the method has no parameter to train: every one has requires_grad=False")
+            raise ValueError(
+                "the method has no parameter to train: every one has requires_grad=False"
+            )
         self._settings = settings
         parameters = list(self._named.values())
         self.optimizer: torch.optim.Optimizer
@@ -32,9 +34,7 @@ class OuterOptimizer:
                 parameters, lr=settings.lr, eps=settings.eps, fused=fused
             )
         else:
-            self.optimizer = torch.optim.SGD(
-                parameters, lr=settings.lr, momentum=settings.momentum
-            )
+            self.optimizer = torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum)
 
     def update(self, result: MetaGradient, progress: float, where: str) -> float:
         """One step along `result.grads`; returns the norm of the gradient before clipping.

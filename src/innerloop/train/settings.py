@@ -25,6 +25,7 @@ class Settings:
         of them are kept.
     log_every: outer steps averaged into one line of metrics.jsonl.
     threads: CPU threads (0: torch's own choice).
+    workers: processes that share each meta-batch, on one core each (1: this process does it all).
     device: "auto" takes an accelerator if there is one; else "cpu", "cuda", "cuda:1", "mps", ...
     tensorboard: also write TensorBoard files; needs `pip install innerloop[tensorboard]`.
     """
@@ -46,5 +47,6 @@ class Settings:
     keep_last: Positive = 2
     log_every: Positive = 50
     threads: Count = 0
+    workers: Positive = 1
     device: str = "auto"
     tensorboard: bool = False

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..core import streams
 from ..data.source import Source
-from ..method import Method
+from .baseline import Trainable
 
 
 def measure(kind: str, outputs: Tensor, y: Tensor) -> tuple[str, Tensor]:
@@ -22,7 +22,7 @@ def measure(kind: str, outputs: Tensor, y: Tensor) -> tuple[str, Tensor]:
 
 
 def validate(
-    method: Method, source: Source, *, seed: int, tasks: int, batch: int, steps: int | None
+    method: Trainable, source: Source, *, seed: int, tasks: int, batch: int, steps: int | None
 ) -> dict[str, float]:
     """Mean accuracy (or mean squared error) before and after adaptation, over fixed tasks.
 

@@ -12,7 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..result import EvaluationResult, Metric
-from .style import BLUE, CYCLE, DASHES, INK, MUTED, ORANGE, SKY, figure, heading, legend, log_scale, panel
+from .style import (
+    BLUE,
+    CYCLE,
+    DASHES,
+    HALF,
+    INK,
+    MUTED,
+    ORANGE,
+    SKY,
+    figure,
+    heading,
+    legend,
+    log_scale,
+    panel,
+)
 
 Record = Mapping[str, Any]
 
@@ -35,11 +49,11 @@ SMOOTHED = 60
 
 
 def learning_curves(records: Sequence[Record]) -> Figure:
-    """Training and validation curves of a run, from its metric records (one mapping per logged step).
+    """Training and validation curves of a run, from its metric records (one per logged step).
 
-    Draws what is there of `loss`, `accuracy`, `accuracy_before`, `mse`, `mse_before`, each also with
-    the prefix `validation_` or in a record whose `event` is "validation". Thin lines are the values
-    as logged, thick ones a running median.
+    Draws what is there of `loss`, `accuracy`, `accuracy_before`, `mse`, `mse_before`, each also
+    with the prefix `validation_` or in a record whose `event` is "validation". Thin lines are the
+    values as logged, thick ones a running median.
 
     Raises: ValueError if no record has a `step` and a number to draw.
     """
@@ -58,7 +72,7 @@ def learning_curves(records: Sequence[Record]) -> Figure:
             "No learning curve to draw: expected records with 'step' and 'loss' or 'accuracy', "
             f"got {len(records)} records."
         )
-    drawn = figure(5.0 * len(present), 3.2)
+    drawn = figure(HALF * len(present), 3.2)
     for i, (title, names, metric) in enumerate(present):
         axes = panel(drawn, 1, len(present), i + 1)
         for name in names:
@@ -78,7 +92,7 @@ def score_by_step(
 
     `trained_steps` marks the number of inner steps that training used.
     """
-    drawn = figure(5.6, 3.5)
+    drawn = figure(HALF, 3.3)
     axes = panel(drawn)
     longest = max(result.steps for result in results.values())
     metric = next(iter(results.values())).metric
@@ -117,7 +131,7 @@ def score_by_step(
 
 def score_histogram(result: EvaluationResult) -> Figure:
     """How the score is spread over tasks, before adaptation and after the last inner step."""
-    drawn = figure(5.6, 3.1)
+    drawn = figure(HALF, 3.3)
     axes = panel(drawn)
     rows = [(result.steps, BLUE, "after adaptation")]
     if result.steps:
@@ -127,7 +141,9 @@ def score_histogram(result: EvaluationResult) -> Figure:
     for step, colour, name in rows:
         values = result.values[step]
         values = values[np.isfinite(values)]
-        axes.hist(values, bins=bins, color=colour, alpha=0.55, edgecolor="white", lw=0.5, label=name)
+        axes.hist(
+            values, bins=bins, color=colour, alpha=0.55, edgecolor="white", lw=0.5, label=name
+        )
         axes.axvline(float(values.mean()), color=colour, linewidth=1.6)
     if result.metric == "mse":
         log_scale(axes, "x")
@@ -188,14 +204,14 @@ def _scale(axes: Axes, series: Sequence[np.ndarray], metric: Metric | None) -> N
         log_scale(axes, "y")
 
 
-def _bins(metric: Metric, values: np.ndarray) -> np.ndarray:
+def _bins(metric: Metric, values: np.ndarray) -> list[float]:
     values = values[np.isfinite(values)]
     if metric == "mse":
         low, high = max(float(values.min()), 1e-12), max(float(values.max()), 1e-11)
-        return np.geomspace(low, high * 1.001, 31)
+        return [float(edge) for edge in np.geomspace(low, high * 1.001, 31)]
     levels = np.unique(np.round(values, 9))
     gap = float(np.diff(levels).min()) if levels.size > 1 else 0.05
     # An accuracy over n queries is a multiple of 1/n: bars between those values would be empty.
     width = gap * max(1, math.ceil((1 / 30) / gap))
     count = math.ceil((1.0 - float(levels.min())) / width - 1e-6) + 1
-    return 1.0 + width / 2 - width * np.arange(count + 1)[::-1]
+    return [1.0 + width / 2 - width * i for i in range(count, -1, -1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -102,7 +103,7 @@ def _image(
     )
 
 
-def _display(tasks: Task, t: int):  # noqa: ANN202
+def _display(tasks: Task, t: int) -> Callable[[Batch, int], np.ndarray]:
     """A function from (batch, row) to an (H, W) or (H, W, 3) picture in [0, 1]."""
     images = tasks.support.x[t].float()
     low, high = min(float(images.min()), 0.0), max(float(images.max()), 1.0)

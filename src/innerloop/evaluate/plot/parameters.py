@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..diagnose import LayerChange, Plane
-from .style import BLUE, CYCLE, INK, MUTED, figure, heading, panel, plain
+from .style import BLUE, CYCLE, HALF, INK, MUTED, figure, panel, plain
 
 
 def parameter_plane(plane: Plane) -> Figure:
@@ -18,7 +18,7 @@ def parameter_plane(plane: Plane) -> Figure:
     A colour is a task: the line with dots is phi_0 ... phi_S, the star its optimum, the dotted line
     joins the two.
     """
-    drawn = figure(5.6, 4.6)
+    drawn = figure(HALF, 4.2)
     axes = panel(drawn)
     tasks = plane.optima.shape[0]
     for i in range(tasks):
@@ -46,7 +46,13 @@ def parameter_plane(plane: Plane) -> Figure:
         Line2D([], [], color=MUTED, marker="*", ls="", ms=11, label="optimum of the task"),
     ]
     drawn.legend(
-        handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, columnspacing=1.2
+        handles=keys,
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        columnspacing=1,
+        handletextpad=0.5,
     )
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.08)
@@ -68,7 +74,7 @@ def _free_direction(plane: Plane) -> np.ndarray:
 def layer_changes(changes: Sequence[LayerChange]) -> Figure:
     """The relative change of each layer after the last step, as bars in the order of the model."""
     shown = [change for change in changes if np.isfinite(change.change[-1])]
-    drawn = figure(5.6, 0.9 + 0.3 * max(len(shown), 1))
+    drawn = figure(HALF, 0.9 + 0.3 * max(len(shown), 1))
     axes = plain(drawn.add_subplot())
     values = [float(change.change[-1]) for change in shown]
     axes.barh([change.layer for change in shown], values, color=BLUE, height=0.62)
@@ -77,6 +83,5 @@ def layer_changes(changes: Sequence[LayerChange]) -> Figure:
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.margins(x=0.12)
-    axes.set_xlabel("relative change |φ − θ| / |θ|")
-    heading(axes, "What adaptation changes")
+    axes.set_xlabel("relative change |φ - θ| / |θ|")
     return drawn

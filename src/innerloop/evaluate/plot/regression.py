@@ -57,9 +57,7 @@ def fitted_curves(
             axes.tick_params(labelleft=False)
     assert first is not None
     handles, labels = first.get_legend_handles_labels()
-    drawn.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9
-    )
+    drawn.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return drawn
 
 
@@ -69,9 +67,7 @@ def _curves(method: Evaluable, tasks: Task, steps: int) -> tuple[np.ndarray, np.
     grid = torch.linspace(float(x.min()), float(x.max()), POINTS, dtype=x.dtype)
     on_grid = grid.to(x.device).view(1, -1, 1).expand(x.shape[0], -1, 1)
     query = Batch(on_grid, torch.zeros_like(on_grid))
-    outputs = method.query_outputs(
-        to_device(Task(tasks.support, query), device_of(method)), steps
-    )
+    outputs = method.query_outputs(to_device(Task(tasks.support, query), device_of(method)), steps)
     return grid.numpy(), outputs[..., 0].detach().cpu().numpy()
 
 

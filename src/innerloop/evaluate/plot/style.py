@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers can tell apart, few lines, no global state."""
+"""One look for all figures: colours that colour-blind readers can tell apart, no global state."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 INK, MUTED, FAINT = "#222222", "#6b6b6b", "#dcdcdc"
+HALF = 4.7
+"""Width in inches of a figure that leaves room for another beside it."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
 
@@ -42,8 +44,8 @@ def plain(axes: Axes) -> Axes:
     axes.grid(True, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=9, length=3, width=0.7)
-    axes.xaxis.label.set_size(10)
-    axes.yaxis.label.set_size(10)
+    axes.xaxis.label.set_fontsize(10)
+    axes.yaxis.label.set_fontsize(10)
     return axes
 
 

@@ -1,0 +1,127 @@
+"""What a training run shows: one live block on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+QUIET_SECONDS = 15.0
+"""Without a terminal, the least time between two lines."""
+
+
+class Progress:
+    """An observer of a run: step, tasks per second, loss, score before and after, time left."""
+
+    def __init__(self, console: Console, name: str, folder: Path) -> None:
+        self._console, self._name, self._folder = console, name, folder
+        self._start: Mapping[str, Any] = {}
+        self._train: Mapping[str, Any] = {}
+        self._validation: Mapping[str, Any] = {}
+        self._began = self._said = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        event = record["event"]
+        if event == "start":
+            self._start, self._began = record, time.monotonic()
+            self._print(
+                f"{self._name}: step {record['step']} of {record['iterations']}, {self._folder}"
+            )
+        elif event == "warning":
+            self._print(f"warning: {record['text']}", "yellow")
+        elif event == "validation":
+            self._validation = record
+            self._print(f"step {record['step']:>7}  validation {_scores(record)}")
+        elif event == "train":
+            self._train = record
+            self._show()
+
+    def _show(self) -> None:
+        if self._live is not None:
+            self._live.update(self._block())
+        elif time.monotonic() - self._said >= QUIET_SECONDS:
+            record = self._train
+            self._print(f"step {record['step']:>7}  {self._line()}")
+
+    def _line(self) -> str:
+        record = self._train
+        parts = [
+            f"loss {record['loss']:.4f}",
+            _scores(record),
+            f"{record['tasks_per_second']:.0f} tasks/s",
+            f"{_clock(self._left())} left",
+        ]
+        if record.get("converged", 1.0) < 1.0:
+            parts.append(f"{1 - record['converged']:.0%} of inner solves stopped short")
+        return "  ".join(p for p in parts if p)
+
+    def _block(self) -> Group:
+        grid = Table.grid(padding=(0, 2))
+        step, last = self._train["step"], self._start["iterations"]
+        bar = ProgressBar(total=1.0, completed=self._fraction(), width=40)
+        grid.add_row(Text(self._name, "bold"), bar, f"{step}/{last}")
+        rows: list[Table | Text] = [grid, Text(self._line())]
+        if self._validation:
+            best = self._validation["best_step"]
+            rows.append(Text(f"validation {_scores(self._validation)}  best at step {best}", "dim"))
+        return Group(*rows)
+
+    def _fraction(self) -> float:
+        done = self._train["step"] / max(1, self._start["iterations"])
+        if self._start.get("minutes"):
+            done = max(done, self._train["seconds"] / (60 * self._start["minutes"]))
+        return min(1.0, done)
+
+    def _left(self) -> float:
+        """Seconds left, by the pace since the start (validations and checkpoints included)."""
+        last = self._start["iterations"]
+        pace = (time.monotonic() - self._began) / max(1, self._train["step"] - self._start["step"])
+        left = pace * (last - self._train["step"])
+        if self._start.get("minutes"):
+            left = min(left, 60 * self._start["minutes"] - self._train["seconds"])
+        return max(0.0, left)
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._said = time.monotonic()
+        self._console.print(Text(text, style), soft_wrap=True)
+
+
+def _scores(record: Mapping[str, Any]) -> str:
+    """`accuracy 20.1 % -> 93.4 %`, or the same for mse."""
+    if "accuracy" in record:
+        before = record.get("accuracy_before")
+        shown = f"{100 * record['accuracy']:.1f} %"
+        return f"accuracy {shown if before is None else f'{100 * before:.1f} -> {shown}'}"
+    after = record.get("mse", record.get("loss"))
+    before = record.get("mse_before")
+    return "" if before is None or after is None else f"mse {before:.3f} -> {after:.3f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,94 @@
+"""`innerloop train`: which configuration, which folder, and what is shown meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.text import Text
+
+from ..config import RunConfig, check_folder, launch, load_yaml, parse_yaml, stored
+from ..recipes import recipe
+from ..train.interrupt import Interrupted
+from ..train.ranks import Ranks, spawn
+from .progress import Progress
+
+
+def train_command(
+    name: str,
+    settings: Sequence[tuple[str, str]],
+    *,
+    run_dir: Path | None,
+    resume: bool,
+    show: bool,
+) -> None:
+    """Train what `name` stands for, with `settings` laid over it."""
+    console = Console()
+    base, folder = resolve(name, run_dir, resume)
+    config = base.override(settings)
+    if show:
+        shown = config.to_yaml()
+        console.print(Syntax(shown, "yaml") if console.is_terminal else shown, soft_wrap=True)
+        return
+    train_run(console, config, folder, resume=resume)
+
+
+def train_run(
+    console: Console,
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    then: str | None = "evaluate",
+) -> None:
+    """Train with progress on the console, and say which command is `then` next."""
+    if config.train.workers > 1:
+        check_folder(config, folder, resume)
+        spawn(config.train.workers, _rank, config.to_yaml(), folder, resume, then)
+    else:
+        _train(console, config, folder, resume, then, None)
+
+
+def _rank(ranks: Ranks, text: str, folder: Path, resume: bool, then: str | None) -> None:
+    """One of several worker processes; the first one speaks for all."""
+    console = Console(quiet=not ranks.first)
+    try:
+        _train(console, parse_yaml(text, "the configuration"), folder, resume, then, ranks)
+    except Interrupted as stop:
+        console.print(Text(str(stop), "yellow"), soft_wrap=True)
+        raise SystemExit(128 + stop.signum) from None
+
+
+def _train(
+    console: Console,
+    config: RunConfig,
+    folder: Path,
+    resume: bool,
+    then: str | None,
+    ranks: Ranks | None,
+) -> None:
+    with Progress(console, config.name, folder) as progress:
+        state = launch(config, folder, resume=resume, observers=[progress], ranks=ranks)
+    best = "" if state.best_step is None else f", best on validation at step {state.best_step}"
+    console.print(
+        f"trained {state.step} steps in {state.seconds:.0f} s{best}: {folder}", soft_wrap=True
+    )
+    if then is not None:
+        console.print(f"next: innerloop {then} {folder}", soft_wrap=True)
+
+
+def resolve(name: str, run_dir: Path | None, resume: bool) -> tuple[RunConfig, Path]:
+    """The configuration that `name` stands for, and the folder of the run."""
+    path = Path(name)
+    if path.is_dir():
+        config = stored(path)
+        if not resume and run_dir is None:
+            raise ValueError(
+                f"{name} is a run: go on with it: innerloop train {name} --resume, or train its "
+                f"configuration again elsewhere: innerloop train {path / 'config.yaml'} --run DIR"
+            )
+        return config, run_dir or path
+    config = load_yaml(path) if path.suffix in (".yaml", ".yml") else recipe(name)
+    return config, run_dir or Path("runs") / config.name.replace("/", "-")

@@ -1,0 +1,92 @@
+"""Runs by name, after the rows of the papers' tables: `recipe("omniglot-5w1s/maml")`.
+
+A recipe is a function that returns a `RunConfig`; every number that is not a default of a config
+section has its source in the function that sets it. Inner rates of MAML on images are the published
+ones times the number of classes, because the authors sum the support loss over classes and we
+average it (see `innerloop.methods.maml`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..config import RunConfig
+from ..config.schema import nearest
+from .images import folder, glyphs
+from .omniglot import omniglot, quick_omniglot
+from .sine import sine
+
+MESSAGE = "see all of them with: innerloop recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named run: `about` in a few words, `paper` the row it is named after."""
+
+    name: str
+    about: str
+    paper: str
+    build: Callable[[], RunConfig]
+
+
+def recipe(name: str) -> RunConfig:
+    """The run of this name.
+
+    Raises:
+        ValueError: there is no such recipe; names the nearest one.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; {nearest(name, RECIPES)}; {MESSAGE}")
+    return RECIPES[name].build()
+
+
+def _registry() -> dict[str, Recipe]:
+    """Every recipe, in the order of the table that `innerloop recipes` prints."""
+    gradient = ("maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd")
+    images = (*gradient, "protonet", "pretrained", "scratch")
+    curves = ("maml", "fomaml", "reptile", "imaml", "anil", "meta_sgd", "pretrained", "scratch")
+    rows: list[Recipe] = []
+
+    def add(
+        family: str, kinds: tuple[str, ...], about: str, make: Callable[[str], RunConfig]
+    ) -> None:
+        for kind in kinds:
+            rows.append(Recipe(f"{family}/{kind}", about, PAPERS[kind], partial(make, kind)))
+
+    for shot in (5, 10):
+        add(f"sine-{shot}shot", curves, f"sine waves from {shot} points", partial(sine, shot))
+    add("glyphs-5w1s", images, "characters of unseen scripts, 2.5 minutes", glyphs)
+    for way, shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
+        add(
+            f"omniglot-{way}w{shot}s",
+            images,
+            f"Omniglot, {way}-way {shot}-shot",
+            partial(omniglot, way, shot),
+        )
+    quick = ("maml", "fomaml", "reptile", "imaml", "anil", "protonet")
+    add("omniglot-5w1s-quick", quick, "Omniglot, 38 minutes on two cores", quick_omniglot)
+    for shot in (1, 5):
+        add(
+            f"folder-5w{shot}s",
+            images,
+            f"a folder of images, 5-way {shot}-shot",
+            partial(folder, 5, shot),
+        )
+    return {row.name: row for row in rows}
+
+
+PAPERS = {
+    "maml": "Finn et al. 2017",
+    "fomaml": "Finn et al. 2017",
+    "reptile": "Nichol et al. 2018",
+    "imaml": "Rajeswaran et al. 2019",
+    "anil": "Raghu et al. 2020",
+    "boil": "Oh et al. 2021",
+    "meta_sgd": "Li et al. 2017",
+    "protonet": "Snell et al. 2017",
+    "pretrained": "baseline of Finn et al. 2017",
+    "scratch": "baseline: random weights",
+}
+RECIPES = _registry()

@@ -1,0 +1,227 @@
+"""What every composition must satisfy, measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..core import streams, trees
+from ..core.contract import Estimator
+from ..core.types import Params, Task
+from ..doctor import central_differences
+from ..doctor.gradient import flat_gradient
+from ..estimate import (
+    Adjoint,
+    ConjugateGradient,
+    Curvature,
+    FiniteDifference,
+    FirstOrder,
+    ForwardOverReverse,
+    Implicit,
+    ReverseOverReverse,
+    Unrolled,
+    split,
+)
+from ..estimate.curvature import Where
+from ..learn import GradientLearner
+from ..learn.model_call import differentiable_kernels
+from ..method import Method
+from .cases import Case
+
+BOUNDS: dict[str, float] = {
+    "dense": 1e-6,
+    "exact": 1e-10,
+    "chunk": 1e-12,
+    "order": 1e-12,
+    "symmetry": 1e-10,
+    "difference": 1e-4,
+    "implicit": 1e-8,
+}
+"""The largest relative error that each comparison may show."""
+
+EXACT: dict[str, Callable[[], Estimator]] = {
+    "reverse over reverse": lambda: Adjoint(ReverseOverReverse()),
+    "forward over reverse": lambda: Adjoint(ForwardOverReverse()),
+    "every 2nd state kept": lambda: Adjoint(store_every=2),
+    "curvature of all steps": lambda: Adjoint(last=1000),
+}
+"""Estimators of the exact gradient, beside `Unrolled`."""
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """The relative errors (in norm) of one case; see `BOUNDS` for what they may be.
+
+    `dense`: `Unrolled` against central differences of the objective. `exact`: each exact estimator
+    against `Unrolled`. `chunk`: one task at a time against all at once. `order`: the
+    meta-parameters in another order. `symmetry`: |<u, Hv> - <v, Hu>| against the larger. `implicit`
+    only for converged cases. `first_order` is no error: it says how much second order matters here.
+    """
+
+    case: Case
+    parameters: int
+    size: float
+    first_order: float
+    dense: float
+    exact: dict[str, float]
+    chunk: float
+    order: float
+    symmetry: float
+    difference: float
+    implicit: float | None
+    untouched: bool
+    refused: tuple[str, ...] = field(default=())
+
+    def failures(self) -> list[str]:
+        """What is out of bounds, in words; empty for a case that conforms."""
+        errors = {k: getattr(self, k) for k in BOUNDS if k != "exact"}
+        errors |= {f"exact, {k}": v for k, v in self.exact.items()}
+        found = [
+            f"{k} is off by {v:.1e}, allowed {BOUNDS[k.split(',')[0]]:.0e}"
+            for k, v in errors.items()
+            # Written so that NaN fails.
+            if v is not None and not v <= BOUNDS[k.split(",")[0]]
+        ]
+        expected = () if self.case.forward_mode else ("forward over reverse",)
+        if self.refused != expected:
+            found.append(f"refused by {self.refused}, expected {expected}")
+        if not self.size > 1e-3:
+            found.append(
+                f"the reference gradient is only {self.size:.1e} long: nothing is compared"
+            )
+        if not self.untouched:
+            found.append("the meta-model's parameters, buffers or modes were changed")
+        return found
+
+
+def check_case(case: Case, *, dense: bool = False, device: str = "cpu") -> Conformance:
+    """Measure one composition. `dense` differences every meta-parameter, else 3 random directions."""
+    learner = case.learner().to(device)
+    support, query = (type(b)(b.x.to(device), b.y.to(device)) for b in case.tasks())
+    tasks = Task(support, query)
+    method = Method("conformance", learner, Unrolled(), chunk=1)
+    before = _state(learner)
+    reference = flat_gradient(method, tasks, Unrolled())
+    fused = Method("conformance", learner, Unrolled(), chunk=len(support.x))
+    exact, refused = {}, []
+    for name, make in EXACT.items():
+        try:
+            exact[name] = _relative(flat_gradient(fused, tasks, make()), reference)
+        except NotImplementedError:
+            refused.append(name)
+    first = _relative(flat_gradient(method, tasks, FirstOrder()), reference)
+    estimator = Adjoint(FiniteDifference())
+    difference = _relative(flat_gradient(method, tasks, estimator), reference)
+    implicit = None
+    if case.converged:
+        solved = Implicit(ConjugateGradient(len(reference)))
+        implicit = _relative(flat_gradient(fused, tasks, solved), reference)
+    return Conformance(
+        case,
+        len(reference),
+        float(reference.norm()),
+        first,
+        _dense_error(fused, tasks, reference, case.step, dense),
+        exact,
+        _relative(flat_gradient(fused, tasks, Unrolled()), reference),
+        _order_error(learner, tasks, refused),
+        _symmetry_error(learner, tasks, refused),
+        difference,
+        implicit,
+        _same(before, _state(learner)) and _adapts_apart(method, tasks),
+        tuple(refused),
+    )
+
+
+def _dense_error(method: Method, tasks: Task, reference: Tensor, step: float, dense: bool) -> float:
+    if dense:
+        return _relative(reference, central_differences(method, tasks, step=step))
+    generator = torch.Generator().manual_seed(2)
+    size = (3, len(reference))
+    directions = torch.randn(size, generator=generator, dtype=torch.float64).to(reference)
+    # Unit length on average per entry of the gradient, so that no direction misses it.
+    directions = directions / directions.norm(dim=1, keepdim=True) + reference / reference.norm()
+    slopes = central_differences(method, tasks, directions, step=step)
+    return _relative(directions @ reference, slopes)
+
+
+def _order_error(learner: GradientLearner, tasks: Task, refused: list[str]) -> float:
+    """Hand the meta-parameters over in reverse order: every gradient must keep its name."""
+    tasks = _batchable(learner, tasks)
+    meta = {k: p.detach().requires_grad_(p.requires_grad) for k, p in learner.named_parameters()}
+    shuffled = {k: meta[k] for k in reversed(meta)}
+    errors = []
+    for make in [Unrolled, *(e for k, e in EXACT.items() if k not in refused)]:
+        with streams.common(0), differentiable_kernels():
+            straight = make()(learner, meta, tasks).grads
+            turned = make()(learner, shuffled, tasks).grads
+        assert set(straight) == set(turned)
+        errors.append(_relative(_flat(turned, straight), _flat(straight, straight)))
+    return max(errors)
+
+
+def _symmetry_error(learner: GradientLearner, tasks: Task, refused: list[str]) -> float:
+    """<u, Hv> = <v, Hu> task by task, by two separate products of each exact oracle."""
+    tasks = _batchable(learner, tasks)
+    meta = {k: p.detach() for k, p in learner.named_parameters()}
+    generator = torch.Generator().manual_seed(3)
+    oracles: list[Curvature] = [ReverseOverReverse()]
+    if not refused:
+        oracles.append(ForwardOverReverse())
+    errors = []
+    with streams.common(0), differentiable_kernels():
+        phi = {k: v.clone() for k, v in learner.start(meta, tasks.support).items()}
+        where = Where(learner, meta, 0, phi, tasks.support)
+        u, v = (
+            {
+                k: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+                for k, p in phi.items()
+            }
+            for _ in range(2)
+        )
+        for oracle in oracles:
+            hv, hu = (_filled(oracle.at(where).pull(w)[0], phi) for w in (v, u))
+            left, right = trees.dot(u, hv), trees.dot(v, hu)
+            scale = trees.norm(hv) * trees.norm(u) + 1e-300
+            errors.append(float(((left - right).abs() / scale).max()))
+    return max(errors)
+
+
+def _batchable(learner: GradientLearner, tasks: Task) -> Task:
+    """The first task alone, where layers do not batch."""
+    return tasks if learner.call.batchable else split(tasks, 1)[0]
+
+
+def _adapts_apart(method: Method, tasks: Task) -> bool:
+    """Adapting leaves the meta-model as it is, bit for bit."""
+    before = _state(method.learner)
+    module = method.adapt(tasks.support.x[0], tasks.support.y[0])
+    module(tasks.query.x[0])
+    return _same(before, _state(method.learner))
+
+
+def _state(learner: torch.nn.Module) -> dict[str, Tensor]:
+    state = copy.deepcopy({**dict(learner.named_parameters()), **dict(learner.named_buffers())})
+    modes = torch.tensor([m.training for m in learner.modules()])
+    return {k: v.detach() for k, v in state.items()} | {" modes": modes}
+
+
+def _same(a: Params, b: Params) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def _filled(found: Params, like: Params) -> Params:
+    return {k: found.get(k, torch.zeros_like(v)) for k, v in like.items()}
+
+
+def _flat(tree: Params, order: Params) -> Tensor:
+    return torch.cat([tree[k].reshape(-1) for k in order])
+
+
+def _relative(value: Tensor, reference: Tensor) -> float:
+    size = float(reference.norm())
+    return float((value - reference).norm()) / size if size else float("inf")

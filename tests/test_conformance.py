@@ -1,0 +1,111 @@
+"""The conformance suite on every composition, and proof that it can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from innerloop.solve import GradientDescent
+from innerloop.testing import BOUNDS, Case, cases, check_case, models
+
+# torch itself still scripts its forward-mode decompositions, once, when they are first used.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+
+def marked(case: Case):
+    """Sequence models are the slow ones: under two of the solvers they run on request only."""
+    layer, _, rest = case.name.partition(" / ")
+    late = layer in models.SEQUENCES and rest in ("momentum", "Nesterov")
+    return pytest.param(case, id=case.name, marks=[pytest.mark.slow] if late else [])
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in cases()])
+def test_conforms(case):
+    found = check_case(case)
+    assert not found.failures()
+    assert found.parameters <= 200
+    if case.solver().steps:
+        assert found.first_order > 1e-3, "second order does not matter here: nothing is tested"
+
+
+def test_every_entry_against_central_differences():
+    found = check_case(named("BatchNorm, affine / gradient descent"), dense=True)
+    assert not found.failures() and found.dense < 1e-8
+
+
+class Detached(GradientDescent):
+    """A step through which no derivative passes."""
+
+    def step(self, hyper, t, phi, grad, losses, state):
+        moved, state = super().step(hyper, t, phi, grad, losses, state)
+        return {k: phi[k] + (v - phi[k]).detach() for k, v in moved.items()}, state
+
+
+class Impure(GradientDescent):
+    """Every call takes a smaller step than the one before: the same call gives another value."""
+
+    calls = 0
+
+    def step(self, hyper, t, phi, grad, losses, state):
+        self.calls += 1
+        return {k: v - 0.4 / self.calls * grad[k] for k, v in phi.items()}, state
+
+
+class Mixed(GradientDescent):
+    """Divides by a norm over all tasks, so that tasks see each other."""
+
+    def step(self, hyper, t, phi, grad, losses, state):
+        size = sum(g.square().sum() for g in grad.values()).sqrt()
+        return {k: v - 0.4 / size * grad[k] for k, v in phi.items()}, state
+
+
+@pytest.mark.parametrize(
+    ("solver", "word"),
+    [(Detached, "dense is off"), (Impure, "is off"), (Mixed, "chunk is off")],
+)
+def test_broken_solvers_are_caught(solver, word):
+    case = Case("broken", models.FLAT["LayerNorm"], lambda: solver(0.4, 3))
+    assert any(word in failure for failure in check_case(case).failures())
+
+
+def test_a_model_that_changes_itself_is_caught():
+    class Restless(models.Features):
+        def forward(self, x):
+            self[0].weight.data.mul_(1.001)
+            return super().forward(x)
+
+    case = Case("restless", Restless, lambda: GradientDescent(0.4, 2))
+    assert check_case(case).failures()
+
+
+def test_nan_and_a_vanishing_reference_fail():
+    good = check_case(named("perceptron / gradient descent"))
+    assert not good.failures()
+    for name in BOUNDS:
+        if name not in ("exact", "implicit"):
+            bad = dataclasses.replace(good, **{name: math.nan})
+            assert any(name in failure for failure in bad.failures())
+    assert dataclasses.replace(good, exact={"x": 1e-9}).failures()
+    assert dataclasses.replace(good, size=0.0).failures()
+    assert dataclasses.replace(good, untouched=False).failures()
+    assert dataclasses.replace(good, refused=("forward over reverse",)).failures()
+
+
+def test_all_kinds_of_pieces_are_in_the_table():
+    text = "\n".join(case.name for case in cases())
+    for word in (
+        *("BatchNorm, affine", "BatchNorm, not affine", "LayerNorm", "GroupNorm", "InstanceNorm2d"),
+        *("multi-head attention", "transformer", "LSTM", "GRU", "dropout", "max-pool", "tied"),
+        *("weight norm", "frozen", "unused", "buffers", "embedding", "context", "pixels"),
+        *("gradient descent", "momentum", "Nesterov", "Adam", "proximal", "mini-batches"),
+        *("scalar", "per layer", "per parameter", "per layer per step", "only head"),
+        *("except head", "norm support", "norm running", "norm batch", "tolerance", "no step"),
+    ):
+        assert word in text, word
+
+
+def named(name: str) -> Case:
+    (case,) = (case for case in cases() if case.name == name)
+    return case

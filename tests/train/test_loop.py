@@ -1,0 +1,244 @@
+"""The outer loop: resume to the bit, signals, non-finite numbers, what is logged."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from innerloop.config import METHODS, MLP, RunConfig, Sine, launch
+from innerloop.core.types import Task
+from innerloop.data.source import Source, Splits
+from innerloop.train import checkpoint
+from innerloop.train.interrupt import Interrupted
+from innerloop.train.log import read_metrics
+from innerloop.train.loop import train
+from innerloop.train.outer import NonFiniteError
+from innerloop.train.settings import Settings
+
+TIMES = ("step_seconds", "tasks_per_second", "seconds")
+
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
+    "maml": {"lr": 0.01, "steps": 2},
+    "reptile": {"lr": 0.01, "steps": 3, "batch_size": 4},
+    "meta_sgd": {"lr": 0.01},
+    "pretrained": {"lr": 0.01, "steps": 2},
+}
+
+
+def small(kind: str = "maml", **train_settings: Any) -> RunConfig:
+    """A sine run of milliseconds."""
+    settings: dict[str, Any] = {
+        "iterations": 6,
+        "meta_batch": 3,
+        "log_every": 2,
+        "validate_every": 2,
+        "validate_tasks": 4,
+        "checkpoint_every": 3,
+        "device": "cpu",
+    }
+    if kind == "reptile":
+        settings |= {"optimizer": "sgd", "lr": 0.5, "schedule": "linear"}
+    return RunConfig(
+        name="small",
+        data=Sine(shot=5, queries=5),
+        model=MLP(hidden=(8,)),
+        method=METHODS[kind](loss="mse", **METHOD_SETTINGS[kind]),
+        train=Settings(**{**settings, **train_settings}),
+    )
+
+
+def numbers(run_dir: Path) -> list[dict[str, Any]]:
+    """The metrics without wall-clock times."""
+    return [
+        {k: v for k, v in r.items() if k not in TIMES}
+        for r in read_metrics(run_dir / "metrics.jsonl")
+    ]
+
+
+def same_state(a: Path, b: Path) -> None:
+    """Newest checkpoints of two runs: weights, optimiser and scores equal to the bit."""
+    one, two = checkpoint.found(a)[-1], checkpoint.found(b)[-1]
+    weights = [safetensors.torch.load_file(p / checkpoint.WEIGHTS) for p in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    states = [torch.load(p / checkpoint.STATE, weights_only=True) for p in (one, two)]
+    for state in states:
+        state.pop("seconds")
+        state["window"].pop("step_seconds", None)
+    flat = [torch.utils._pytree.tree_leaves(s) for s in states]
+    assert len(flat[0]) == len(flat[1])
+    for x, y in zip(*flat, strict=True):
+        assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+class Hooked(Source):
+    """A source that calls something when it draws for the n-th time."""
+
+    def __init__(self, source: Source, n: int, call: Callable[[Task], Task]) -> None:
+        self.source, self.n, self.call, self.drawn = source, n, call, 0
+        self.spec = source.spec
+
+    def sample(self, generator: torch.Generator, n: int) -> Task:
+        tasks = self.source.sample(generator, n)
+        self.drawn += 1
+        return self.call(tasks) if self.drawn == self.n else tasks
+
+    def describe(self) -> dict[str, str]:
+        return self.source.describe()
+
+
+def run_hooked(
+    config: RunConfig, run_dir: Path, n: int, call: Callable[[Task], Task], **options: Any
+) -> None:
+    method, splits = config.build()
+    hooked = Splits(Hooked(splits.train, n, call), splits.validation, splits.test)
+    train(method, hooked, config.train, seed=config.seed, run_dir=run_dir, **options)
+
+
+@pytest.mark.parametrize("kind", sorted(METHOD_SETTINGS))
+def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(kind: str, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    launch(small(kind), whole)
+
+    def interrupt(tasks: Task) -> Task:
+        signal.raise_signal(signal.SIGTERM)
+        return tasks
+
+    with pytest.raises(Interrupted, match=r"step 3.*--resume"):
+        run_hooked(small(kind), parts, 3, interrupt)
+    assert [p.name for p in checkpoint.found(parts)] == ["step-00000003"]
+    method, splits = small(kind).build()
+    state = train(method, splits, small(kind).train, seed=0, run_dir=parts, resume=True)
+    assert state.step == 6
+    same_state(whole, parts)
+    assert numbers(whole) == numbers(parts)
+
+
+def test_a_finished_run_can_be_lengthened(tmp_path: Path) -> None:
+    launch(small(), tmp_path / "whole")
+    half = small(iterations=3)
+    launch(half, tmp_path / "parts")
+    launch(replace(half, train=small().train), tmp_path / "parts", resume=True)
+    same_state(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_killed_run_repeats_what_was_not_saved(tmp_path: Path) -> None:
+    """Metrics past the last checkpoint are dropped and written again."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    launch(small(), whole)
+
+    def die(tasks: Task) -> Task:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run_hooked(small(), parts, 6, die)
+    assert [r["step"] for r in numbers(parts)] == [2, 2, 4, 4]
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "st')
+    method, splits = small().build()
+    train(method, splits, small().train, seed=0, run_dir=parts, resume=True)
+    same_state(whole, parts)
+    assert numbers(whole) == numbers(parts)
+
+
+def test_sigint_saves_and_handlers_are_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(tasks: Task) -> Task:
+        os.kill(os.getpid(), signal.SIGINT)
+        return tasks
+
+    with pytest.raises(Interrupted) as stopped:
+        run_hooked(small(), tmp_path, 1, interrupt)
+    assert stopped.value.signum == signal.SIGINT
+    assert stopped.value.step == 1
+    assert checkpoint.found(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
+    def interrupt(tasks: Task) -> Task:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return tasks
+
+    with pytest.raises(KeyboardInterrupt):
+        run_hooked(small(), tmp_path, 1, interrupt)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    def spoil(tasks: Task) -> Task:
+        tasks.query.y[1] = torch.inf
+        return tasks
+
+    with pytest.raises(NonFiniteError, match=r"task 1 .* at step 4; the update was not made") as e:
+        run_hooked(small(), tmp_path, 5, spoil)
+    assert 'streams.generator(0, "train", 4), 3)' in str(e.value)
+    saved = checkpoint.found(tmp_path)[-1]
+    assert saved.name == "step-00000004"
+    weights = safetensors.torch.load_file(saved / checkpoint.WEIGHTS)
+    assert all(bool(w.isfinite().all()) for w in weights.values())
+    launch(small(iterations=4), tmp_path / "clean")
+    clean = safetensors.torch.load_file(
+        checkpoint.found(tmp_path / "clean")[-1] / "model.safetensors"
+    )
+    assert all(torch.equal(clean[k], weights[k]) for k in clean)
+
+
+def test_metrics_say_before_and_after(tmp_path: Path) -> None:
+    launch(small(), tmp_path)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    train_records = [r for r in records if r["event"] == "train"]
+    assert [r["step"] for r in train_records] == [2, 4, 6]
+    assert {"loss", "grad_norm", "mse_before", "lr", *TIMES} <= train_records[0].keys()
+    validations = [r for r in records if r["event"] == "validation"]
+    assert [r["step"] for r in validations] == [2, 4, 6]
+    best = min(validations, key=lambda r: r["mse"])
+    assert validations[-1]["best_step"] == best["step"]
+    header = checkpoint.load_weights(checkpoint.weights_of(tmp_path), small().build()[0])
+    assert header["step"] == str(best["step"])
+    assert float(header["score"]) == pytest.approx(-best["mse"])
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    launch(small(iterations=1), tmp_path / "run")
+    method, splits = small().build()
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume"):
+        train(method, splits, small().train, seed=0, run_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"not empty.*--resume.*--run"):
+        launch(small(), tmp_path / "run")
+
+
+def test_resume_refuses_another_run(tmp_path: Path) -> None:
+    launch(small(iterations=1), tmp_path)
+    other = replace(small(), seed=1, method=METHODS["maml"](lr=0.5, steps=2, loss="mse"))
+    with pytest.raises(ValueError, match=r"2 problems") as error:
+        launch(other, tmp_path, resume=True)
+    assert "seed: 0" in str(error.value)
+    assert "method.lr: 0.01" in str(error.value)
+
+
+def test_time_limit_ends_the_run(tmp_path: Path) -> None:
+    config = small(iterations=10_000_000, minutes=0.002, schedule="cosine")
+    state = launch(config, tmp_path)
+    assert 0 < state.step < 10_000_000
+    assert state.seconds >= 0.12
+    rates = [r["lr"] for r in read_metrics(tmp_path / "metrics.jsonl") if r["event"] == "train"]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * rates[0]
+
+
+def test_no_iterations_leave_the_initial_weights(tmp_path: Path) -> None:
+    launch(small(iterations=0), tmp_path)
+    method, _ = small().build()
+    initial = {k: v.clone() for k, v in method.state_dict().items()}
+    checkpoint.load_weights(checkpoint.weights_of(tmp_path), method)
+    assert all(torch.equal(initial[k], v) for k, v in method.state_dict().items())
