@@ -38,7 +38,7 @@ def thermometers(generator: torch.Generator, tasks: int, shot: int, queries: int
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
-    gain, offset, bend = (uniform(*r, tasks, 1, 1) for r in ((0.6, 1.4), (-0.4, 0.4), (-0.5, 0.5)))
+    gain, offset, bend = (uniform(*r, tasks, 1, 1) for r in ((0.6, 1.4), (-0.4, 0.4), (-0.2, 0.2)))
     truth = uniform(-1, 1, tasks, shot + queries, 1)
     reading = gain * truth + offset + bend * truth**2
     reading = reading + 0.01 * torch.randn(reading.shape, generator=generator)

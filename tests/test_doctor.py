@@ -210,6 +210,15 @@ def test_recurrent_layers():
         assert report.row("forward mode").level == forward, str(report)
 
 
+def test_a_batching_by_loop_is_said():
+    class Cell(nn.GRUCell):
+        def forward(self, x):
+            return super().forward(x)
+
+    row = diagnose(around(Cell(8, 8))).row("task batching")
+    assert row.level == "note" and "gru_cell" in row.detail
+
+
 def test_a_layer_without_forward_mode_is_named():
     report = diagnose(around(nn.GroupNorm(2, 8)))
     assert report.ok and report.row("double backward").level == "ok"

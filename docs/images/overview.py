@@ -33,7 +33,8 @@ def sine_method() -> Method:
 
 
 def draw_sine(axes, method: Method) -> None:
-    task, curves = Sine(shot=5, queries=1).sample_with_curves(torch.Generator().manual_seed(18), 1)
+    # Seed 0: five points that lie apart, so that the wave can be told from them.
+    task, curves = Sine(shot=5, queries=1).sample_with_curves(torch.Generator().manual_seed(0), 1)
     x = torch.linspace(-5, 5, 200).reshape(1, -1, 1)
     outputs = method.query_outputs(Task(task.support, Batch(x, curves(x))), steps=10)[:, 0, :, 0]
     x = x.flatten()

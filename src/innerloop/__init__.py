@@ -1,9 +1,51 @@
 """innerloop: optimization-based meta-learning on PyTorch, with exact meta-gradients."""
 
-from . import methods
-from .core.types import Batch, MetaGradient, Task
-from .method import Method
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import data, estimate, evaluate, learn, methods, models, scope, solve, testing
+    from .core.types import Batch, MetaGradient, Task
+    from .doctor import check
+    from .method import Method
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "MetaGradient", "Method", "Task", "__version__", "methods"]
+__all__ = [
+    "Batch",
+    "MetaGradient",
+    "Method",
+    "Task",
+    "__version__",
+    "check",
+    "data",
+    "estimate",
+    "evaluate",
+    "learn",
+    "methods",
+    "models",
+    "scope",
+    "solve",
+    "testing",
+]
+
+_HOME = {
+    "Batch": ".core.types",
+    "MetaGradient": ".core.types",
+    "Method": ".method",
+    "Task": ".core.types",
+    "check": ".doctor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the command line must not wait for torch to print its help."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name], __name__), name)
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import checks, loop, streams
-from .core.contract import Estimator, IterativeLearner, Learner
+from .core.contract import Estimator, IterativeLearner
 from .core.types import Batch, MetaGradient, Params, Task
 from .estimate.batching import mean_gradient, split
 from .learn import GradientLearner, ProtoLearner

@@ -180,9 +180,7 @@ def meta_sgd(
     `lr` is the rates' initial value (the paper draws them from [0.005, 0.1]); they are sign free.
     Source: Li et al. 2017, eq. 2 and algorithm 1 (one step).
     """
-    learner = GradientLearner(
-        model, GradientDescent(PerParameter(lr), steps), loss=loss, norm=norm
-    )
+    learner = GradientLearner(model, GradientDescent(PerParameter(lr), steps), loss=loss, norm=norm)
     return Method("meta_sgd", learner, Adjoint(), chunk=chunk)
 
 
@@ -209,7 +207,6 @@ def last_layer(model: nn.Module) -> str:
     ]
     if not owners or not owners[-1]:
         raise ValueError(
-            "the model has no sub-layer that could be its head; name it, e.g. "
-            'head="classifier.*"'
+            'the model has no sub-layer that could be its head; name it, e.g. head="classifier.*"'
         )
     return owners[-1] + ".*"

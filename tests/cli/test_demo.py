@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from innerloop.cli import demo, main
-from innerloop.evaluate import EvaluationResult
+from innerloop.evaluate import EvaluationResult, diagnose
 
 SMALL = (
     "--train.minutes 0.01 --train.workers 1 --train.validate-tasks 4 --train.device cpu "
@@ -20,6 +20,7 @@ def test_demo_and_again(
 ) -> None:
     monkeypatch.setattr(demo, "TUNING_TASKS", 4)
     monkeypatch.setattr(demo, "RATES", (0.1, 0.3))
+    monkeypatch.setattr(diagnose, "LONGEST", diagnose.SHORTEST)
     words = ["demo", "--run", str(tmp_path / "demo"), *SMALL.split()]
     assert main(words) == 0
     shown = capsys.readouterr().out

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,14 +228,17 @@ def test_resume_refuses_another_run(tmp_path: Path) -> None:
     assert "method.lr: 0.01" in str(error.value)
 
 
-def test_time_limit_ends_the_run(tmp_path: Path) -> None:
-    config = small(iterations=10_000_000, minutes=0.002, schedule="cosine")
+def test_time_limit_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which every step takes a second: six of them fit, and the schedule follows it."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr("innerloop.train.loop.time", clock)
+    config = small(iterations=1000, minutes=0.1, schedule="linear", lr=0.6, log_every=1)
     state = launch(config, tmp_path)
-    assert 0 < state.step < 10_000_000
-    assert state.seconds >= 0.12
+    assert state.step == 6
     rates = [r["lr"] for r in read_metrics(tmp_path / "metrics.jsonl") if r["event"] == "train"]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] < 0.2 * rates[0]
+    assert rates == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert launch(config, tmp_path, resume=True).step == 6, "the time is used up"
 
 
 def test_no_iterations_leave_the_initial_weights(tmp_path: Path) -> None:

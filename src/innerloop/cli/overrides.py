@@ -11,6 +11,7 @@ ALIASES = {
     "model": "model.kind",
     "method": "method.kind",
     "skip_bad": "data.skip_bad",
+    "workers": "train.workers",
 }
 """Short forms of settings: `--method reptile`, `--skip-bad`."""
 

@@ -89,7 +89,7 @@ class IterativeLearner(Learner):
 class Estimator(ABC):
     """How dphi/dmeta is applied to a vector."""
 
-    needs: type[Learner] = Learner
+    needs: type[Learner] = Learner  # type: ignore[type-abstract]
 
     @abstractmethod
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:

@@ -17,7 +17,6 @@ from . import trees
 from .contract import IterativeLearner, Outcome
 from .types import Batch, Params, Task
 
-
 log = logging.getLogger("innerloop")
 
 
@@ -40,7 +39,9 @@ def inner_gradient(
 ) -> tuple[Tensor, Params]:
     """Inner losses (T,) and their gradient in phi. `phi` must be differentiable."""
     losses = learner.inner_losses(meta, t, phi, support)
-    found = trees.pull([losses.sum()], phi, [torch.ones_like(losses.sum())], create_graph=create_graph)
+    found = trees.pull(
+        [losses.sum()], phi, [torch.ones_like(losses.sum())], create_graph=create_graph
+    )
     # An adapted tensor that the loss does not touch has gradient zero: it stays where it is.
     return losses, {k: found.get(k, torch.zeros_like(v)) for k, v in phi.items()}
 
@@ -105,7 +106,9 @@ def advance(
         yield point
 
 
-def last(learner: IterativeLearner, meta: Params, support: Batch, steps: int | None = None) -> Point:
+def last(
+    learner: IterativeLearner, meta: Params, support: Batch, steps: int | None = None
+) -> Point:
     """phi_K without a graph; only one point is alive at a time."""
     for point in points(learner, meta, support, steps):
         final = point
@@ -148,7 +151,11 @@ def met(tolerance: float | None, norm: Tensor, steps: int) -> Params:
             log.warning(
                 "%d of %d tasks did not reach the inner gradient tolerance %g in %d steps (largest "
                 "norm %.3g); allow more steps or a larger tolerance",
-                int((~done).sum()), len(done), tolerance, steps, float(norm.max()),
+                int((~done).sum()),
+                len(done),
+                tolerance,
+                steps,
+                float(norm.max()),
             )
     return stats
 

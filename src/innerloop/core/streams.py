@@ -22,9 +22,7 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
-def generator(
-    seed: int, *names: str | int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded from `(seed, *names)`, for instance `generator(0, "train", step)`."""
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
 

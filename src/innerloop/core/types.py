@@ -1,4 +1,4 @@
-"""The data that flows between the pieces. Every tensor of a task batch has a leading task axis T."""
+"""The data between the pieces. Every tensor of a task batch has a leading task axis T."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def batching_advice(layer: nn.Module | None, error: BaseException | None) -> str
     """For a layer that `vmap` cannot batch over tasks."""
     text = str(error)
     if isinstance(layer, RECURRENT):
-        return "runs task by task, chunk=1, chosen by itself; nn.GRUCell can be batched"
+        return "chunk=1 is chosen by itself; a cell of nn.Linear, sigmoid and tanh can be batched"
     if "setup_context" in text or "generate_vmap_rule" in text:
         return "set chunk=1, or give the autograd.Function setup_context and generate_vmap_rule"
     if "data-dependent" in text or ".item()" in text:

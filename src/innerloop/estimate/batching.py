@@ -34,7 +34,11 @@ def mean_gradient(
         stats.append(found.stats)
         if total is None:
             # Own storage: a gradient may be a view of something else, and is added to in place.
-            own = {k: v.clone() for k, v in found.grads.items()} if chunk < len(tasks.support.x) else found.grads
+            own = (
+                {k: v.clone() for k, v in found.grads.items()}
+                if chunk < len(tasks.support.x)
+                else found.grads
+            )
             total = MetaGradient(found.loss, own, {}, found.memory)
         else:
             _accumulate(total.grads, found.grads)

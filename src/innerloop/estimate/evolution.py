@@ -37,7 +37,10 @@ class EvolutionStrategies(Estimator):
             for sign in (1.0, -1.0):
                 there = meta | {k: v + sign * self.sigma * noise[k] for k, v in moved.items()}
                 phi = learner.adapt(there, tasks.support)
-                gap = gap.to(tasks.query.x.device) + sign * learner.outer(there, phi, tasks).losses.sum()
+                gap = (
+                    gap.to(tasks.query.x.device)
+                    + sign * learner.outer(there, phi, tasks).losses.sum()
+                )
             for k, v in noise.items():
                 total[k].add_(gap / (2 * self.sigma * self.pairs) * v)
         phi = learner.adapt(meta, tasks.support)

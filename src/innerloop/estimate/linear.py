@@ -1,4 +1,4 @@
-"""Solvers of A v = b for all tasks at once, given only products with A. No Python branch on data."""
+"""Solvers of A v = b for all tasks at once, given only products with A. No branch on data."""
 
 from __future__ import annotations
 

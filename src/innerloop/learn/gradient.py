@@ -55,7 +55,7 @@ class GradientLearner(IterativeLearner):
                 "every step: use tolerance=None or batch_size=None"
             )
         self.batch_size = batch_size
-        params = dict(model.named_parameters())
+        params: Params = dict(model.named_parameters())
         self.names = self.scope.names(params)
         if not self.names:
             raise ValueError(
@@ -138,7 +138,9 @@ class GradientLearner(IterativeLearner):
 
     def materialise(self, phi: Params, support: Batch) -> nn.Module:
         """The adapted model of one task as a plain module."""
-        return self.call.materialise({k: v.squeeze(0) for k, v in phi.items()}, support.x.squeeze(0))
+        return self.call.materialise(
+            {k: v.squeeze(0) for k, v in phi.items()}, support.x.squeeze(0)
+        )
 
     def remember(self, state: Params) -> None:
         self.solver.keep(state)

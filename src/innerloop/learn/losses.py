@@ -1,4 +1,4 @@
-"""Losses per task: outputs (T, n, ...) and labels (T, n, ...) in, one mean loss per task (T,) out."""
+"""Losses: outputs (T, n, ...) and labels (T, n, ...) in, one mean loss per task (T,) out."""
 
 from __future__ import annotations
 
@@ -124,9 +124,7 @@ def _elementwise(function: Callable[..., Tensor], name: str) -> Callable[[Tensor
 
 _NAMED = {
     "cross_entropy": Loss("cross_entropy", "classification", _cross_entropy),
-    "bce": Loss(
-        "bce", "regression", _elementwise(F.binary_cross_entropy_with_logits, "bce")
-    ),
+    "bce": Loss("bce", "regression", _elementwise(F.binary_cross_entropy_with_logits, "bce")),
     "mse": Loss("mse", "regression", _elementwise(F.mse_loss, "mse")),
     "l1": Loss("l1", "regression", _elementwise(F.l1_loss, "l1")),
     "huber": Loss("huber", "regression", _elementwise(F.huber_loss, "huber")),

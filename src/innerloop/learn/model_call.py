@@ -43,9 +43,7 @@ class ModelCall:
         self._governed = set(norms.apply(self._copy, self.policy))
         compose(self._copy)
         self._places = functional.places(self._copy)
-        self._support_norms = [
-            m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)
-        ]
+        self._support_norms = [m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)]
         self._draws: dict[bool, bool] = {}
         self.batchable = not any(isinstance(m, _RECURRENT) for m in model.modules())
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
@@ -105,7 +103,7 @@ class ModelCall:
         outputs = functional.call(self._copy, self._places, weights | buffers, (x,))
         if not isinstance(outputs, Tensor):
             raise ValueError(
-                f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in "
+                f"the model must return one tensor, it gave {type(outputs).__name__}; wrap it in "
                 "a module whose forward returns the outputs only"
             )
         return outputs

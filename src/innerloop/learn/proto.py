@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from torch import Tensor, nn
 
 from ..core.contract import Learner, Outcome
@@ -50,7 +49,7 @@ class ProtoLearner(Learner):
 
     def materialise(self, phi: Params, support: Batch) -> nn.Module:
         model = self.call.materialise({}, support.x.squeeze(0))
-        return ProtoClassifier(model, phi["prototypes"].squeeze(0))
+        return ProtoClassifier(model, phi["prototypes"].squeeze(0)).eval()
 
     def describe(self) -> dict[str, str]:
         return {
@@ -61,7 +60,7 @@ class ProtoLearner(Learner):
         }
 
     def _embed(self, meta: Params, x: Tensor, support: Tensor | None) -> Tensor:
-        """Weights are shared by all tasks; chunk by chunk each task has its own batch statistics."""
+        """Weights are shared by all tasks; but each task has its own batch statistics."""
         weights = {k.removeprefix("model."): v for k, v in meta.items()}
         stream = "support" if support is None else "query"
         embedded = self.call(weights, set(), x, stream, support)
@@ -97,5 +96,3 @@ def distances(embedded: Tensor, prototypes: Tensor) -> Tensor:
     own = embedded.square().sum(-1, keepdim=True)
     theirs = prototypes.square().sum(-1).unsqueeze(-2)
     return 2 * cross - own - theirs
-
-

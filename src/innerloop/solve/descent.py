@@ -178,7 +178,7 @@ class Adam(Solver):
         b1, b2 = self.betas
         m = {k: b1 * state["m." + k] + (1 - b1) * grad[k] for k in phi}
         v = {k: b2 * state["v." + k] + (1 - b2) * grad[k] ** 2 for k in phi}
-        count = t + 1 + (int(self.count) if self.persistent else 0)
+        count = t + 1 + (int(self.get_buffer("count")) if self.persistent else 0)
         first, second = 1 - b1**count, 1 - b2**count
         ahead = {k: (m[k] / first) / (v[k] / second + self.eps**2).sqrt() for k in phi}
         after = {f"m.{k}": m[k] for k in phi} | {f"v.{k}": v[k] for k in phi}

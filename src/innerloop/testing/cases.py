@@ -1,9 +1,10 @@
-"""The table of compositions: model x solver x rate x scope x penalty x loss. A new piece is a row."""
+"""The table of compositions: model x solver x rate x scope x penalty x loss. A piece is a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,12 +17,14 @@ from ..learn.losses import Loss, LossLike, per_task
 from ..scope import Context, Except, Only, Scope
 from ..solve import (
     Adam,
+    Fixed,
     GradientDescent,
     Momentum,
     PerLayer,
     PerLayerPerStep,
     PerParameter,
     Proximal,
+    Rate,
     Scalar,
     Solver,
 )
@@ -99,11 +102,18 @@ class Case:
         return values if self.labels == "values" else (values > 0).double()
 
 
+def _solver(name: str, rate: Callable[[float], Rate]) -> Solver:
+    """Three steps of the solver called `name`."""
+    if name == "gradient descent":
+        return GradientDescent(rate(0.4), 3)
+    if name == "Adam":
+        return Adam(rate(0.1), 3, betas=(0.8, 0.95), eps=0.05)
+    return Momentum(rate(0.2), 3, beta=0.7, nesterov=name == "Nesterov")
+
+
 SOLVERS: dict[str, Callable[[], Solver]] = {
-    "gradient descent": lambda: GradientDescent(0.4, 3),
-    "momentum": lambda: Momentum(0.2, 3, beta=0.7),
-    "Nesterov": lambda: Momentum(0.2, 3, beta=0.7, nesterov=True),
-    "Adam": lambda: Adam(0.1, 3, betas=(0.8, 0.95), eps=0.05),
+    name: partial(_solver, name, Fixed)
+    for name in ("gradient descent", "momentum", "Nesterov", "Adam")
 }
 
 NO_FORWARD_MODE = {"GroupNorm", "GroupNorm, maps"}
@@ -120,11 +130,12 @@ def cases() -> list[Case]:
 
 def _layers() -> Iterator[Case]:
     """Every kind of layer under every solver."""
-    for zoo, shape in (
+    zoos: list[tuple[dict[str, Callable[[], nn.Module]], tuple[int, ...]]] = [
         (models.FLAT, (2,)),
         (models.PICTURES, (1, 6, 6)),
         (models.SEQUENCES, (3, 2)),
-    ):
+    ]
+    for zoo, shape in zoos:
         for layer, model in zoo.items():
             for name, solver in SOLVERS.items():
                 yield Case(
@@ -146,16 +157,16 @@ def _layers() -> Iterator[Case]:
 def _rates() -> Iterator[Case]:
     """Every learned rate under every solver."""
     model = models.FLAT["BatchNorm, affine"]
-    kinds = {"scalar": Scalar, "per layer": PerLayer, "per parameter": PerParameter}
-    for rate, kind in (kinds | {"per layer per step": PerLayerPerStep}).items():
-        made: dict[str, Callable[[], Solver]] = {
-            "gradient descent": lambda k=kind: GradientDescent(k(0.4), 3),
-            "momentum": lambda k=kind: Momentum(k(0.2), 3, beta=0.7),
-            "Nesterov": lambda k=kind: Momentum(k(0.2), 3, beta=0.7, nesterov=True),
-            "Adam": lambda k=kind: Adam(k(0.1), 3, betas=(0.8, 0.95), eps=0.05),
-        }
-        for name, solver in made.items():
-            yield Case(f"BatchNorm, affine / {name}, rate {rate}", model, solver)
+    rates: dict[str, Callable[[float], Rate]] = {
+        "scalar": Scalar,
+        "per layer": PerLayer,
+        "per parameter": PerParameter,
+        "per layer per step": PerLayerPerStep,
+    }
+    for told, rate in rates.items():
+        for name in SOLVERS:
+            solver = partial(_solver, name, rate)
+            yield Case(f"BatchNorm, affine / {name}, rate {told}", model, solver)
 
 
 def _scopes() -> Iterator[Case]:

@@ -99,7 +99,7 @@ class Conformance:
 
 
 def check_case(case: Case, *, dense: bool = False, device: str = "cpu") -> Conformance:
-    """Measure one composition. `dense` differences every meta-parameter, else 3 random directions."""
+    """Measure one composition; `dense` differences every meta-parameter, not 3 directions."""
     learner = case.learner().to(device)
     support, query = (type(b)(b.x.to(device), b.y.to(device)) for b in case.tasks())
     tasks = Task(support, query)

@@ -46,8 +46,9 @@ class Cells(nn.Module):
         self.cell = cell
 
     def forward(self, x: Tensor) -> Tensor:
-        state = None
-        for step in x.unbind(1):
+        first, *later = x.unbind(1)
+        state = self.cell(first)
+        for step in later:
             state = self.cell(step, state)
         return (state[0] if isinstance(state, tuple) else state).unsqueeze(1)
 

@@ -157,7 +157,7 @@ class _Run:
         tasks = self.splits.train.sample(stream, self.settings.meta_batch)
         if len(self.window) + 1 >= self.settings.log_every:
             self.before = self.unadapted(tasks)
-        torch.manual_seed(streams.derive(self.seed, "step", step))
+        _seed(streams.derive(self.seed, "step", step))
         result = self.gradient(tasks)
         try:
             norm = self.outer.update(result, self.progress(), f"at step {step}")
@@ -244,6 +244,13 @@ class _Run:
         record = {"event": event, **numbers}
         for observer in self.observers:
             observer(record)
+
+
+def _seed(seed: int) -> None:
+    """`torch.manual_seed` without its queue for devices never used: 8 % of a step on a sine net."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _numbers(result: MetaGradient, norm: float) -> dict[str, Tensor]:

@@ -121,7 +121,9 @@ def spawn(workers: int, function: Callable[..., Any], *arguments: Any) -> None:
         ) from None
     except mp.ProcessRaisedException as error:
         line = str(error).strip().splitlines()[-1]
-        raise ValueError(f"worker {error.error_index}: {line.partition(': ')[2] or line}") from error
+        raise ValueError(
+            f"worker {error.error_index}: {line.partition(': ')[2] or line}"
+        ) from error
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

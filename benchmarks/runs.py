@@ -1,0 +1,85 @@
+"""What the benchmark scripts share: train a recipe once, evaluate it, write a table of the results.
+
+Runs live in runs/benchmarks/NAME; one that is complete is not trained again, one that was stopped
+goes on, so every benchmark can be interrupted and called again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from innerloop.evaluate import EvaluationResult
+
+RUNS = Path("runs/benchmarks")
+RESULTS = Path("benchmarks/results")
+
+
+def innerloop(*words: object) -> None:
+    """Run a command of the command line, shown as it is typed."""
+    command = ["innerloop", *map(str, words)]
+    print("$", " ".join(command), flush=True)
+    code = "import sys; from innerloop.cli import main; sys.exit(main())"
+    subprocess.run([sys.executable, "-c", code, *command[1:]], check=True)
+
+
+def trained(name: str, recipe: str, *settings: object) -> Path:
+    """The folder of the trained run; `settings` are words such as `--train.lr`, 0.1."""
+    folder = RUNS / name
+    if not ended(folder):
+        resume = ["--resume"] if folder.exists() else []
+        innerloop("train", recipe, "--run", folder, *resume, *settings)
+    return folder
+
+
+def ended(folder: Path) -> bool:
+    """Whether training came to its end."""
+    return any(record["event"] == "end" for record in metrics(folder))
+
+
+def metrics(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def evaluated(folder: Path, name: str, *words: object) -> EvaluationResult:
+    """The result of `innerloop evaluate FOLDER words`, kept as FOLDER/NAME.json."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        innerloop("evaluate", folder, "--json", path, *words)
+    return EvaluationResult.from_json(path)
+
+
+def spent(folder: Path) -> tuple[int, float]:
+    """Outer steps and seconds of training."""
+    end = [record for record in metrics(folder) if record["event"] == "end"][-1]
+    return int(end["step"]), float(end["seconds"])
+
+
+def heading(title: str, command: str, *facts: str) -> list[str]:
+    """The first lines of a result file: what was run, when and on what."""
+    told = [
+        f"Command: `{command}`.",
+        f"{datetime.date.today()}, CPU with 2 cores, torch {torch.__version__}, seed 0.",
+        *facts,
+    ]
+    return [f"# {title}", "", " ".join(told), ""]
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def write(name: str, lines: list[str]) -> None:
+    """benchmarks/results/NAME, also printed."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(lines) + "\n"
+    (RESULTS / name).write_text(text, encoding="utf-8")
+    print(text)
