@@ -18,7 +18,7 @@ def main() -> None:
         rows.append([kind, *shown, paper, f"{steps}", f"{seconds / 60:.1f} min"])
         innerloop("report", folder)
     facts = (
-        "Trained with 10 support and 10 query points, tested with 5 and 5 on 600 tasks; mean square "
+        "Trained with 10 support and 10 query points, tested with 5 and 5; 600 tasks; mean square "
         "error ± 95 % interval over tasks after 1, 5 and 10 inner steps at rate 0.01; no "
         "normalisation layers; one thread."
     )

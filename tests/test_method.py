@@ -370,6 +370,18 @@ def test_bad_tasks_are_refused(name: str) -> None:
         methods.maml(conv()).meta_gradient(tasks)
 
 
+def test_a_model_that_vmap_cannot_batch_is_pointed_to_chunk_1() -> None:
+    class Branching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            h = super().forward(x)
+            return 2 * h if h.sum().item() > 0 else h
+
+    model, tasks = Branching(4, CLASSES).double(), draw(shape=(4,))
+    with pytest.raises(ValueError, match=r"Branching failed when 3 tasks ran together.*chunk=1"):
+        methods.maml(model).meta_gradient(tasks)
+    assert methods.maml(model, chunk=1).meta_gradient(tasks).loss.isfinite()
+
+
 def test_an_integer_loss_and_one_that_is_not_averaged_are_refused() -> None:
     accuracy = lambda out, y: (out.argmax(1) == y).sum()  # noqa: E731
     with pytest.raises(ValueError, match="has no gradient"):

@@ -87,7 +87,14 @@ class ModelCall:
         mapped = vmap(
             lambda w, row: self._run((w, buffers), row), in_dims=(axes, 0), randomness="same"
         )
-        return mapped(weights, x)
+        try:
+            return mapped(weights, x)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(self._model).__name__} failed when {len(x)} tasks ran together: "
+                f"{str(error).splitlines()[0]} If it cannot be batched over tasks, use chunk=1; "
+                "innerloop.check(model, loss, example) names the layer"
+            ) from error
 
     def _own_buffers(self) -> Params:
         """A model may write to its buffers; each call gets its own, so tasks never meet in them.
