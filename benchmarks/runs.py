@@ -7,7 +7,6 @@ goes on, so every benchmark can be interrupted and called again.
 from __future__ import annotations
 
 import datetime
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,11 @@ from pathlib import Path
 import torch
 
 from innerloop.evaluate import EvaluationResult
+from innerloop.train.log import read_metrics
 
 RUNS = Path("runs/benchmarks")
 RESULTS = Path("benchmarks/results")
+ENDED = "training-ended"
 
 
 def innerloop(*words: object) -> None:
@@ -31,20 +32,11 @@ def innerloop(*words: object) -> None:
 def trained(name: str, recipe: str, *settings: object) -> Path:
     """The folder of the trained run; `settings` are words such as `--train.lr`, 0.1."""
     folder = RUNS / name
-    if not ended(folder):
+    if not (folder / ENDED).exists():
         resume = ["--resume"] if folder.exists() else []
         innerloop("train", recipe, "--run", folder, *resume, *settings)
+        (folder / ENDED).touch()
     return folder
-
-
-def ended(folder: Path) -> bool:
-    """Whether training came to its end."""
-    return any(record["event"] == "end" for record in metrics(folder))
-
-
-def metrics(folder: Path) -> list[dict]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def evaluated(folder: Path, name: str, *words: object) -> EvaluationResult:
@@ -57,8 +49,9 @@ def evaluated(folder: Path, name: str, *words: object) -> EvaluationResult:
 
 def spent(folder: Path) -> tuple[int, float]:
     """Outer steps and seconds of training."""
-    end = [record for record in metrics(folder) if record["event"] == "end"][-1]
-    return int(end["step"]), float(end["seconds"])
+    records = read_metrics(folder / "metrics.jsonl")
+    last = [record for record in records if record["event"] == "train"][-1]
+    return int(last["step"]), float(last["seconds"])
 
 
 def heading(title: str, command: str, *facts: str) -> list[str]:

@@ -208,7 +208,10 @@ class Method(nn.Module):
 def _running(learner: GradientLearner | ProtoLearner) -> Iterator[None]:
     """What a learner needs to run: the user's modes, one seed per call, differentiable kernels."""
     learner.call.follow_modes()
-    with streams.common(int(torch.randint(2**62, ()))), differentiable_kernels():
+    with (
+        streams.common(int(torch.randint(2**62, ()))),
+        differentiable_kernels(recurrent=not learner.call.batchable),
+    ):
         yield
 
 

@@ -164,6 +164,8 @@ class _Difference(Linearised):
         self, u: Params, loss_cotangent: Tensor | None = None, *, again: bool = False
     ) -> tuple[Params, Params]:
         where = self._where
+        if not u:
+            return _with_loss(({}, {}), where, loss_cotangent)
         length = trees.norm(u)
         reach: Tensor | float | None = self._displacement
         if reach is None:

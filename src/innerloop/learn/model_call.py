@@ -44,7 +44,7 @@ class ModelCall:
         compose(self._copy)
         self._places = functional.places(self._copy)
         self._support_norms = [m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)]
-        self._draws: dict[bool, bool] = {}
+        self._draws: dict[tuple[bool, ...], bool] = {}
         self.batchable = not any(isinstance(m, _RECURRENT) for m in model.modules())
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
 
@@ -117,13 +117,13 @@ class ModelCall:
 
     def _draws_in(self, x: Tensor) -> bool:
         """Whether the model draws random numbers in its present mode: tried once, then known."""
-        training = self._model.training
-        if training not in self._draws:
+        modes = tuple(m.training for m in self._copy.modules())
+        if modes not in self._draws:
             with torch.no_grad(), streams.replay("model", "probe", device=x.device):
                 before = _random_state(x.device)
                 self._run((dict(self._copy.named_parameters()), self._own_buffers()), x[0])
-                self._draws[training] = not torch.equal(before, _random_state(x.device))
-        return self._draws[training]
+                self._draws[modes] = not torch.equal(before, _random_state(x.device))
+        return self._draws[modes]
 
     def follow_modes(self) -> None:
         """Take over the user's train/eval flags; normalisation layers obey the policy instead."""
@@ -157,16 +157,18 @@ class ModelCall:
 
 
 @contextlib.contextmanager
-def differentiable_kernels() -> Iterator[None]:
+def differentiable_kernels(*, recurrent: bool = False) -> Iterator[None]:
     """Kernels that have second derivatives: attention by the math kernel, no fused fast paths.
 
     The fused attention kernels have no derivative of their backward pass, the encoder's fast path
-    has none at all, and cuDNN's recurrent layers have no double backward.
+    has none at all, and cuDNN's recurrent layers have no double backward: for `recurrent` models
+    cuDNN is off.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    off = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), off:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
