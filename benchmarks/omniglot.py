@@ -1,6 +1,6 @@
 """Omniglot 5-way 1-shot on two CPU cores: MAML for 37 minutes, and six methods at one short budget.
 
-Run: INNERLOOP_DATA=FOLDER python benchmarks/omniglot.py [--minutes 5]     (resumable)
+Run: INNERLOOP_DATA=FOLDER python benchmarks/omniglot.py [--minutes 4]     (resumable)
 
 All methods meet the same 1000 test tasks: 423 characters never seen, MAML's 1100/100/423 split by
 seed 0, rotations at training and test, ink = 1, Conv4-64 with strides and batch statistics
@@ -41,7 +41,7 @@ def row(kind: str, name: str, *settings: object) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Omniglot 5-way 1-shot on two CPU cores")
-    parser.add_argument("--minutes", type=float, default=5.0, help="the short budget")
+    parser.add_argument("--minutes", type=float, default=4.0, help="the short budget")
     options = parser.parse_args()
     rows = [row("maml", "omniglot-maml")]
     budget = ("--train.minutes", options.minutes)
