@@ -22,7 +22,7 @@ from innerloop.models import Conv4
 STEPS = (1, 5, 10, 20, 40)
 ESTIMATORS: dict[str, Estimator] = {
     "Adjoint()": Adjoint(),
-    "Adjoint(store_every=7)": Adjoint(store_every=7),
+    "Adjoint(store_every=1)": Adjoint(store_every=1),
     "Adjoint(ForwardOverReverse())": Adjoint(ForwardOverReverse()),
     "FirstOrder()": FirstOrder(),
     "Unrolled()": Unrolled(),

@@ -74,7 +74,7 @@ def product(factor: Tensor, vector: Tensor, power: int = 1) -> Tensor:
     return vector
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 7])
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 20])
 @pytest.mark.parametrize(
     "estimator",
     [Unrolled(), Adjoint(), Adjoint(ForwardOverReverse()), Adjoint(store_every=3)],

@@ -15,6 +15,7 @@ left. The order of derivatives never exceeds two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -25,13 +26,18 @@ from ..core.loop import Point
 from ..core.types import Batch, MetaGradient, Params, Task
 from .curvature import Curvature, Linearised, ReverseOverReverse, Where
 
+KEPT = 16
+"""Inner steps up to which every state is kept."""
+
 
 class Adjoint(Estimator):
     """The exact meta-gradient, by the sweep.
 
     `curvature` supplies the Hessian-vector products (`ReverseOverReverse`, `ForwardOverReverse`,
     `FiniteDifference`). `last=n` keeps the curvature of the last n steps only (truncated; 0 is
-    first order); `store_every=k` keeps every k-th phi and recomputes the others, k steps at a time.
+    first order). `store_every=k` keeps every k-th phi and recomputes the others, k steps at a time;
+    by default all are kept up to 16 steps, and about sqrt(K) of them beyond, which bounds memory at
+    the price of one more inner gradient per step. `store_every=1` keeps all: fastest.
     """
 
     needs = IterativeLearner
@@ -41,12 +47,15 @@ class Adjoint(Estimator):
         curvature: Curvature | None = None,
         *,
         last: int | None = None,
-        store_every: int = 1,
+        store_every: int | None = None,
     ):
         if last is not None and last < 0:
             raise ValueError(f"expected last >= 0, or None for all steps, got last={last!r}")
-        if store_every < 1:
-            raise ValueError(f"expected store_every >= 1, got store_every={store_every!r}")
+        if store_every is not None and store_every < 1:
+            raise ValueError(
+                f"expected store_every >= 1, or None to choose by the number of steps, got "
+                f"store_every={store_every!r}"
+            )
         self.curvature = curvature or ReverseOverReverse()
         self.last = last
         self.store_every = store_every
@@ -55,8 +64,9 @@ class Adjoint(Estimator):
         assert isinstance(learner, IterativeLearner)
         fixed = trees.detach(meta)
         stored: list[Point] = []
+        every = self.store_every or _spacing(learner.steps)
         for point in loop.points(learner, fixed, tasks.support):
-            if point.t % self.store_every == 0 and not self._skips(learner, point.t, learner.steps):
+            if point.t % every == 0 and not self._skips(learner, point.t, learner.steps):
                 stored.append(point)
         end = point
         outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks)
@@ -94,7 +104,7 @@ class Adjoint(Estimator):
         told = f"adjoint sweep, {self.curvature.describe()}"
         if self.last is not None:
             told += f", curvature of the last {self.last} steps"
-        return told + (f", every {self.store_every}th state kept" if self.store_every > 1 else "")
+        return told + (f", every {self.store_every}th state kept" if self.store_every else "")
 
 
 class FirstOrder(Estimator):
@@ -111,6 +121,11 @@ class FirstOrder(Estimator):
 
     def describe(self) -> str:
         return "first order"
+
+
+def _spacing(steps: int) -> int:
+    """Steps between stored states: K / k stored and k replayed are fewest at k = sqrt(K)."""
+    return 1 if steps <= KEPT else math.isqrt(steps - 1) + 1
 
 
 def outer_gradient(
