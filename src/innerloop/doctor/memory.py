@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,11 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> tuple[int, str]
         before = _status("VmRSS")
         run()
         return max(_status("VmHWM") - before, 0), "peak resident set, to 1 MB"
+    if sys.platform == "win32":
+        run()
+        return 0, "not measured on Windows"
+    import resource  # there is none on Windows
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run()
     unit = 1 if sys.platform == "darwin" else 1024
