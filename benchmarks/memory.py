@@ -4,7 +4,7 @@ Conv4-64 (28x28, batch statistics), 5-way 5-shot, 15 queries per class, one task
 thread. Every row is measured in a process of its own: one meta-gradient with one inner step warms
 up, the peak mark is reset, and the peak over the memory held then is the figure.
 
-Run: python benchmarks/memory.py > benchmarks/results/memory.md      (Linux, about two minutes)
+Run: python benchmarks/memory.py > benchmarks/results/memory.md      (Linux, about three minutes)
 """
 
 import datetime
