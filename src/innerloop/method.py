@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .core import checks, loop, streams
+from .core import checks, loop, streams, trees
 from .core.contract import Estimator, IterativeLearner
 from .core.types import Batch, MetaGradient, Params, Task
 from .estimate.batching import mean_gradient, split
@@ -18,6 +19,8 @@ from .learn import GradientLearner, ProtoLearner
 from .learn.model_call import differentiable_kernels
 
 log = logging.getLogger("innerloop")
+
+_TURN = threading.RLock()
 
 
 class Method(nn.Module):
@@ -63,7 +66,7 @@ class Method(nn.Module):
         Random layers and estimators draw once from torch's global generator per call. `share`
         combines this process's result with others' before anything is stored.
         """
-        self._check(tasks)
+        tasks = self._check(tasks)
         meta = {
             k: p.detach().requires_grad_(p.requires_grad)
             for k, p in self.learner.named_parameters()
@@ -73,15 +76,16 @@ class Method(nn.Module):
                 self.estimator, self.learner, meta, tasks, self._chunk(tasks.support.x)
             )
         self._name_untouched(meta, found.grads)
+        grads = {
+            f"learner.{k}": found.grads[k] if k in found.grads else torch.zeros_like(p)
+            for k, p in meta.items()
+        }
+        found = MetaGradient(found.loss.detach(), trees.detach(grads), found.stats, found.memory)
         found = share(found) if share else found
         if found.memory:
             assert isinstance(self.learner, IterativeLearner)
             self.learner.remember(found.memory)
-        grads = {
-            f"learner.{k}": found.grads[k] if k in found.grads else torch.zeros_like(p)
-            for k, p in self.learner.named_parameters()
-        }
-        return MetaGradient(found.loss, grads, found.stats)
+        return found
 
     def loss(self, tasks: Task) -> Tensor:
         """The mean query loss; its `.backward()` adds `meta_gradient(tasks).grads` to `.grad`.
@@ -112,9 +116,10 @@ class Method(nn.Module):
                 f"{type(support_y).__name__}; convert with torch.as_tensor"
             )
         support = Batch(support_x.unsqueeze(0), support_y.unsqueeze(0))
-        self._check(Task(support, support))
-        with torch.no_grad(), _running(self.learner):
+        support = self._check(Task(support, support)).support
+        with _running(self.learner), torch.no_grad():
             *_, phi = self._phis(support, steps)
+            self._tell_health(support, phi, steps)
             return self.learner.materialise(phi, support)
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
@@ -122,10 +127,10 @@ class Method(nn.Module):
 
         No graph is kept. A learner without steps returns (1, T, n, ...).
         """
-        self._check(tasks)
-        meta = self._values()
+        tasks = self._check(tasks)
         parts = []
-        with torch.no_grad(), _running(self.learner):
+        with _running(self.learner), torch.no_grad():
+            meta = self._values()
             for part in split(tasks, self._chunk(tasks.support.x)):
                 outputs = [
                     self.learner.predict(meta, phi, part.query.x, part.support)
@@ -139,9 +144,18 @@ class Method(nn.Module):
 
     def trajectory(self, support: Batch, steps: int | None = None) -> list[Params]:
         """phi_0 … phi_S of stacked tasks, leaves (T, ...), without a graph."""
-        self._check(Task(support, support))
-        with torch.no_grad(), _running(self.learner):
-            return list(self._phis(support, steps))
+        tasks = self._check(Task(support, support))
+        with _running(self.learner), torch.no_grad():
+            parts = [
+                list(self._phis(part.support, steps))
+                for part in split(tasks, self._chunk(support.x))
+            ]
+        longest = max(map(len, parts))
+        padded = [part + part[-1:] * (longest - len(part)) for part in parts]
+        return [
+            {k: torch.cat([phi[k] for phi in phis]) for k in phis[0]}
+            for phis in zip(*padded, strict=True)
+        ]
 
     def describe(self) -> dict[str, str]:
         """What was done, in words, for every table of results."""
@@ -172,21 +186,26 @@ class Method(nn.Module):
     def _values(self) -> Params:
         return {k: p.detach() for k, p in self.learner.named_parameters()}
 
-    def _check(self, tasks: Task) -> None:
+    def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks, self.learner.kind)
-        model = self.learner.model
-        first = next(model.parameters())
-        integers = any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules())
+        first = next(self.learner.model.parameters())
         for batch in tasks:
-            checks.dtype(batch.x, first.dtype, integers)
+            checks.dtype(batch.x, first.dtype)
+        # Tensors made in inference mode cannot be differentiated through; copies can.
+        with torch.inference_mode(False):
+            return Task(*(Batch(*(t.clone() if t.is_inference() else t for t in b)) for b in tasks))
+
+    def _tell_health(self, support: Batch, phi: Params, steps: int | None) -> None:
+        """Log a gradient tolerance that adaptation did not reach."""
+        if isinstance(self.learner, IterativeLearner):
+            end = loop.Point(self._steps(steps), phi, {})
+            loop.health(self.learner, self._values(), end, support)
 
     def _chunk(self, x: Tensor) -> int:
         call = self.learner.call
         if not call.batchable:
             if self.chunk not in (1, "auto"):
-                self._once(
-                    "recurrent layers cannot be batched over tasks by vmap: they run with chunk=1"
-                )
+                self._once(f"tasks run one after another (chunk=1): {call.unbatchable}")
             return 1
         if self.chunk == "auto":
             return 1 if call.convolutional and x.device.type == "cpu" else len(x)
@@ -206,13 +225,16 @@ class Method(nn.Module):
 
 @contextlib.contextmanager
 def _running(learner: GradientLearner | ProtoLearner) -> Iterator[None]:
-    """What a learner needs to run: the user's modes, one seed per call, differentiable kernels."""
-    learner.call.follow_modes()
-    with (
-        streams.common(int(torch.randint(2**62, ()))),
-        differentiable_kernels(recurrent=not learner.call.batchable),
-    ):
-        yield
+    """What a learner needs to run: the user's modes, one seed per call, differentiable kernels.
+
+    One at a time: a functional call sets weights in a module tree and kernels are chosen for the
+    whole process, so threads take turns.
+    """
+    kernels = differentiable_kernels(recurrent=not learner.call.batchable)
+    with _TURN, torch.inference_mode(False):
+        learner.call.follow_modes()
+        with streams.common(int(torch.randint(2**62, ()))), kernels:
+            yield
 
 
 class _Carry(torch.autograd.Function):
@@ -220,9 +242,10 @@ class _Carry(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, loss, grads, *params):  # type: ignore[no-untyped-def]
-        ctx.grads = grads
+        ctx.save_for_backward(*grads)
         return loss.clone()
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
-        return None, None, *(upstream * g for g in ctx.grads)
+        return None, None, *(upstream * g for g in ctx.saved_tensors)

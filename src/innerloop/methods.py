@@ -209,4 +209,5 @@ def last_layer(model: nn.Module) -> str:
         raise ValueError(
             'the model has no sub-layer that could be its head; name it, e.g. head="classifier.*"'
         )
-    return owners[-1] + ".*"
+    # A parametrised layer (weight norm) owns its weight one level down: the layer is the head.
+    return owners[-1].partition(".parametrizations")[0] + ".*"

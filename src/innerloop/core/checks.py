@@ -71,15 +71,10 @@ def _batch(name: str, batch: Batch) -> None:
         raise ValueError(f"{name} x holds {bad} values that are NaN or infinite; clean the data")
 
 
-def dtype(x: Tensor, parameters: torch.dtype, integers: bool) -> None:
+def dtype(x: Tensor, parameters: torch.dtype) -> None:
     """Inputs must have the weights' precision: a silent cast would hide a lossy one."""
     if x.is_floating_point() and x.dtype != parameters:
         raise ValueError(
             f"x is {x.dtype} but the model's weights are {parameters}; convert one of them, e.g. "
             f"x.to({parameters})"
-        )
-    if not x.is_floating_point() and not integers:
-        raise ValueError(
-            f"x is {x.dtype}, but the model's first layer works on {parameters}; convert with "
-            f"x.to({parameters}) (and divide pixels by 255)"
         )

@@ -87,9 +87,13 @@ class IterativeLearner(Learner):
 
 
 class Estimator(ABC):
-    """How dphi/dmeta is applied to a vector."""
+    """How dphi/dmeta is applied to a vector.
+
+    `remembers` says that it hands a persistent solver's final state back as `memory`.
+    """
 
     needs: type[Learner] = Learner  # type: ignore[type-abstract]
+    remembers = False
 
     @abstractmethod
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
@@ -101,6 +105,11 @@ class Estimator(ABC):
 
     def refuse(self, learner: Learner) -> str | None:
         """Why this estimator cannot differentiate this learner, and what to do; None if it can."""
+        if isinstance(learner, IterativeLearner) and learner.persistent and not self.remembers:
+            return (
+                f"`{type(self).__name__}` does not hand back the solver's state, and a persistent "
+                "solver needs it for the next tasks. Use `persistent=False`, or `Reptile()`."
+            )
         if isinstance(learner, self.needs):
             return None
         return (

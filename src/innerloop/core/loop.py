@@ -39,6 +39,11 @@ def inner_gradient(
 ) -> tuple[Tensor, Params]:
     """Inner losses (T,) and their gradient in phi. `phi` must be differentiable."""
     losses = learner.inner_losses(meta, t, phi, support)
+    if not losses.requires_grad:
+        raise ValueError(
+            "the support loss does not depend on any adapted parameter, so there is nothing to "
+            "descend: is the model's output detached, or computed under torch.no_grad()?"
+        )
     found = trees.pull(
         [losses.sum()], phi, [torch.ones_like(losses.sum())], create_graph=create_graph
     )
@@ -50,7 +55,8 @@ def still_moving(learner: IterativeLearner, grad: Params) -> Tensor | None:
     """Which tasks have not reached the gradient tolerance: (T,) bool, or None without one."""
     if learner.tolerance is None:
         return None
-    return trees.norm(trees.detach(grad)) > learner.tolerance
+    # Written so that NaN counts as moving: it must surface, not pass for convergence.
+    return ~(trees.norm(trees.detach(grad)) <= learner.tolerance)
 
 
 def masked_step(
@@ -129,7 +135,7 @@ def unroll(learner: IterativeLearner, meta: Params, support: Batch) -> Params:
 
 
 def health(learner: IterativeLearner, meta: Params, end: Point, support: Batch) -> Params:
-    """For a solver with a tolerance: inner gradient norm at phi_K, whether it is met, steps taken.
+    """For a solver with a tolerance: inner gradient norm at phi_K, and whether it is met.
 
     Each (T,). A tolerance that was not reached is also logged: the result is then inexact.
     """
@@ -142,7 +148,7 @@ def health(learner: IterativeLearner, meta: Params, end: Point, support: Batch) 
 
 def met(tolerance: float | None, norm: Tensor, steps: int) -> Params:
     """Stats of an inner solve that ended with gradient norms `norm` (T,)."""
-    stats = {"inner_gradient_norm": norm, "inner_steps": torch.full_like(norm, steps)}
+    stats = {"inner_gradient_norm": norm}
     if tolerance is not None:
         # The mask compares the norm before a step; allow for its rounding.
         done = norm <= tolerance * (1 + 1e-6)

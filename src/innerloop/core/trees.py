@@ -54,7 +54,7 @@ def rows(values: Tensor, like: Tensor) -> Tensor:
 
 def dot(a: Params, b: Params) -> Tensor:
     """The inner product of each task's row: (T,)."""
-    return sum_tasks(a, lambda k: (a[k] * b[k]).flatten(1).sum(1))
+    return sum_tasks(a, lambda k: (a[k] * b[k]).reshape(len(a[k]), -1).sum(1))
 
 
 def norm(a: Params) -> Tensor:

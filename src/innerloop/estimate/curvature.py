@@ -69,9 +69,10 @@ class ReverseOverReverse(Curvature):
 
 
 class ForwardOverReverse(Curvature):
-    """The directional derivative of the gradient: exact, at the memory of one gradient.
+    """The directional derivative of the gradient, at the memory of one gradient.
 
-    Needs forward-mode rules for every layer's backward pass (recurrent layers have none).
+    Exact where torch's forward-mode rules for the layers' backward passes are; some layers have
+    none (recurrent ones, GroupNorm), and `innerloop.check` compares them on your model.
     """
 
     def at(self, where: Where) -> Linearised:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core import loop, streams, trees
-from ..core.contract import Estimator, Learner
+from ..core.contract import Estimator, IterativeLearner, Learner
 from ..core.types import MetaGradient, Params, Task
 
 
@@ -45,13 +45,17 @@ class EvolutionStrategies(Estimator):
                 total[k].add_(gap / (2 * self.sigma * self.pairs) * v)
         phi = learner.adapt(meta, tasks.support)
         outcome = learner.outer(meta, phi, tasks)
-        return MetaGradient(outcome.losses.sum(), total, loop.summary(outcome, tasks))
+        stats = loop.summary(outcome, tasks)
+        if isinstance(learner, IterativeLearner):
+            end = loop.Point(learner.steps, phi, {})
+            stats |= loop.health(learner, meta, end, tasks.support)
+        return MetaGradient(outcome.losses.sum(), total, stats)
 
     def _noise(self, pair: int, like: Params) -> Params:
         """Drawn on the CPU, so that every device sees the same directions."""
         stream = streams.generator(streams.current(), "evolution", pair)
         return {
-            k: torch.randn(v.shape, generator=stream, dtype=v.dtype).to(v.device)
+            k: torch.randn(v.shape, generator=stream, dtype=v.dtype, device="cpu").to(v.device)
             for k, v in like.items()
         }
 

@@ -52,6 +52,7 @@ class Implicit(Estimator):
         fixed = trees.detach(meta)
         end = loop.last(learner, fixed, tasks.support)
         outcome, b, total = outer_gradient(learner, meta, end.phi, tasks)
+        b = trees.add(trees.zeros_like(end.phi), b)
         inner = self.curvature.at(Where(learner, meta, end.t, end.phi, tasks.support))
 
         def product(v: Params) -> Params:

@@ -48,8 +48,7 @@ class ConjugateGradient(LinearSolver):
 
     def __init__(self, steps: int = 5, *, tolerance: float | None = None):
         _check_steps(steps)
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"expected a tolerance > 0 or None, got tolerance={tolerance!r}")
+        _check_tolerance(tolerance)
         self.steps = steps
         self.tolerance = tolerance
 
@@ -75,7 +74,7 @@ class ConjugateGradient(LinearSolver):
             rr = torch.where(active, new, rr)
             count = count + active
         converged = definite if self.tolerance is None else rr <= bound
-        return Solution(x, _relative(rr, scale), count, converged)
+        return Solution(x, _relative(rr, scale), count, converged & rr.isfinite())
 
     def describe(self) -> str:
         until = "" if self.tolerance is None else f" or to {self.tolerance:g}"
@@ -86,8 +85,9 @@ class Neumann(LinearSolver):
     """The partial sum v = rate * sum_{j < steps} (I - rate A)^j b.
 
     Converges only if rate < 2 / (largest eigenvalue of A), and slowly near that limit; with few
-    terms it can be off by tens of per cent, so look at `residual`. With A = H + lam I and
-    rate = 1 / lam this is sum (-H / lam)^j b / lam.
+    terms it can be off by tens of per cent, so look at `residual`; `converged` says that it is at
+    or below `tolerance` (without one, 0.1). With A = H + lam I and rate = 1 / lam this is
+    sum (-H / lam)^j b / lam.
 
     Source: Lorraine et al. 2020, algorithm 3.
     """
@@ -96,6 +96,7 @@ class Neumann(LinearSolver):
         _check_steps(steps)
         if not rate > 0:
             raise ValueError(f"expected rate > 0 (1 / lam for a proximal penalty), got {rate!r}")
+        _check_tolerance(tolerance)
         self.steps = steps
         self.rate = rate
         self.tolerance = tolerance
@@ -109,7 +110,7 @@ class Neumann(LinearSolver):
         av = product(v)
         gap = {k: x - av[k] for k, x in b.items()}
         residual = _relative(trees.dot(gap, gap), scale)
-        converged = residual <= self.tolerance if self.tolerance else residual < 1
+        converged = residual <= (0.1 if self.tolerance is None else self.tolerance)
         return Solution(v, residual, torch.full_like(residual, self.steps), converged)
 
     def describe(self) -> str:
@@ -118,6 +119,11 @@ class Neumann(LinearSolver):
 
 def _relative(rr: Tensor, scale: Tensor) -> Tensor:
     return (rr / torch.where(scale > 0, scale, 1)).sqrt()
+
+
+def _check_tolerance(tolerance: float | None) -> None:
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"expected a tolerance > 0 or None, got tolerance={tolerance!r}")
 
 
 def _check_steps(steps: int) -> None:

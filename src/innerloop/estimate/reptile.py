@@ -20,6 +20,7 @@ class Reptile(Estimator):
     """
 
     needs = IterativeLearner
+    remembers = True
 
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
         assert isinstance(learner, IterativeLearner)

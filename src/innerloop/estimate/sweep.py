@@ -65,8 +65,9 @@ class Adjoint(Estimator):
         fixed = trees.detach(meta)
         stored: list[Point] = []
         every = self.store_every or _spacing(learner.steps)
+        needed = self._needed(learner)
         for point in loop.points(learner, fixed, tasks.support):
-            if point.t % every == 0 and not self._skips(learner, point.t, learner.steps):
+            if point.t % every == 0 and point.t + every > needed:
                 stored.append(point)
         end = point
         outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks)
@@ -81,6 +82,12 @@ class Adjoint(Estimator):
         total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
         stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
         return MetaGradient(outcome.losses.detach().sum(), total, stats)
+
+    def _needed(self, learner: IterativeLearner) -> int:
+        """The first step whose point the sweep may ask for."""
+        if self.last is None or not learner.plain or learner.tolerance is not None:
+            return 0  # a tolerance may end the loop anywhere
+        return learner.steps - self.last
 
     def _skips(self, learner: IterativeLearner, t: int, end: int) -> bool:
         """Whether step t and all before it pass lam on unchanged: plain steps without curvature."""
@@ -131,13 +138,17 @@ def _spacing(steps: int) -> int:
 def outer_gradient(
     learner: Learner, meta: Params, phi: Params, tasks: Task
 ) -> tuple[Outcome, Params, Params]:
-    """The outer objective at phi, its gradient in phi, and its direct gradient in meta."""
+    """The outer objective at phi, its gradient in phi, and its direct gradient in meta.
+
+    What it does not depend on is left out, here and all through the sweep: so the names of
+    parameters that no gradient reaches come out at its end.
+    """
     inputs = {"phi " + k: v for k, v in trees.leaves(phi).items()}
     inputs |= {"meta " + k: v for k, v in meta.items()}
     with torch.enable_grad():
         outcome = learner.outer(meta, {k: inputs["phi " + k] for k in phi}, tasks)
         found = trees.pull([outcome.losses], inputs, [torch.ones_like(outcome.losses)])
-    lam = {k: found.get("phi " + k, torch.zeros_like(v)) for k, v in phi.items()}
+    lam = {k: found["phi " + k] for k in phi if "phi " + k in found}
     direct = {k[5:]: v for k, v in found.items() if k.startswith("meta ")}
     return Outcome(outcome.losses.detach(), outcome.outputs.detach()), lam, direct
 
@@ -146,7 +157,7 @@ def pull_start(learner: IterativeLearner, meta: Params, support: Batch, lam: Par
     """The vjp of phi_0 = start(meta, support), applied to lam."""
     with torch.enable_grad():
         phi = learner.start(meta, support)
-        return trees.pull(phi.values(), meta, [lam[k] for k in phi])
+        return trees.pull(phi.values(), meta, [lam.get(k) for k in phi])
 
 
 def pull_step(
@@ -177,12 +188,11 @@ def pull_step(
         found = trees.pull(
             [*phi.values(), *state.values()],
             leaves,
-            [*(lam[k] for k in phi), *(mu.get(k) for k in state)],
+            [*(lam.get(k) for k in phi), *(mu.get(k) for k in state)],
         )
     h_phi, h_meta = inner.pull(part("grad ", found), found.get("loss"))
-    # A tensor that the step passes through unchanged keeps its cotangent via "phi ".
-    lam = {k: torch.zeros_like(v) for k, v in lam.items()} | part("phi ", found)
-    return trees.merge(lam, h_phi), part("state ", found), trees.merge(part("meta ", found), h_meta)
+    lam = trees.merge(part("phi ", found), h_phi)
+    return lam, part("state ", found), trees.merge(part("meta ", found), h_meta)
 
 
 class _Constant(Linearised):

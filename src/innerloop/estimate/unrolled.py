@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core import loop, trees
-from ..core.contract import Estimator, Learner
+from ..core.contract import Estimator, IterativeLearner, Learner
 from ..core.types import MetaGradient, Params, Task
 
 
@@ -20,7 +20,11 @@ class Unrolled(Estimator):
             phi = learner.adapt(meta, tasks.support)
             outcome = learner.outer(meta, phi, tasks)
             grads = trees.pull([outcome.losses], meta, [torch.ones_like(outcome.losses)])
-        return MetaGradient(outcome.losses.detach().sum(), grads, loop.summary(outcome, tasks))
+        stats = loop.summary(outcome, tasks)
+        if isinstance(learner, IterativeLearner):
+            end = loop.Point(learner.steps, trees.detach(phi), {})
+            stats |= loop.health(learner, trees.detach(meta), end, tasks.support)
+        return MetaGradient(outcome.losses.detach().sum(), grads, stats)
 
     def describe(self) -> str:
         return "unrolled"

@@ -47,7 +47,7 @@ class GradientLearner(IterativeLearner):
         self.loss = as_loss(loss)
         self.kind = self.loss.kind
         self.regulariser = regulariser
-        if batch_size is not None and batch_size < 1:
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"expected batch_size >= 1 or None, got {batch_size!r}")
         if batch_size is not None and solver.tolerance is not None:
             raise ValueError(
@@ -115,7 +115,13 @@ class GradientLearner(IterativeLearner):
             losses = losses + self.penalty.losses(_under("penalty.", meta), phi, anchor)
         if self.regulariser is not None:
             axes = {k: 0 if k in self._stacked else None for k in weights}
-            losses = losses + vmap(self.regulariser, in_dims=(axes,))(weights)
+            extra = vmap(self.regulariser, in_dims=(axes,))(weights)
+            if extra.shape != losses.shape:
+                raise ValueError(
+                    f"the regulariser gave shape {tuple(extra.shape[1:])} for one task, expected a "
+                    "scalar: sum over the weights"
+                )
+            losses = losses + extra
         return losses
 
     def step(
@@ -170,7 +176,9 @@ class GradientLearner(IterativeLearner):
             return support
         first, stop = t * size, (t + 1) * size
         passes = [
-            torch.randperm(n, generator=streams.generator(streams.current(), "minibatch", epoch))
+            torch.randperm(
+                n, generator=streams.generator(streams.current(), "minibatch", epoch), device="cpu"
+            )
             for epoch in range(first // n, (stop - 1) // n + 1)
         ]
         chosen = torch.cat(passes)[first % n :][:size].to(support.x.device)

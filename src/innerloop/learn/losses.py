@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -61,20 +63,27 @@ def as_loss(loss: LossLike | Loss) -> Loss:
         return _NAMED[loss]
     if not callable(loss):
         raise ValueError(f"expected a loss name or a callable, got {type(loss).__name__}")
-    classes = isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss) or loss in (
-        F.cross_entropy,
-        F.nll_loss,
-    )
-    return Loss(_name(loss), "classification" if classes else "regression", _each_task(loss))
+    if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+        raise ValueError(
+            f"the loss {_name(loss)} has parameters of its own, which nobody would train; move "
+            "them into the model"
+        )
+    bare = loss.func if isinstance(loss, partial) else loss
+    classes = isinstance(bare, nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss)
+    classes = classes or bare in (F.cross_entropy, F.nll_loss)
+    return Loss(_name(bare), "classification" if classes else "regression", _EachTask(loss))
 
 
-def _each_task(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    def losses(outputs: Tensor, y: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _EachTask:
+    """A loss of one task, for stacked ones."""
+
+    loss: Callable[..., Tensor]
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         if len(outputs) == 1:
-            return loss(outputs.squeeze(0), y.squeeze(0)).unsqueeze(0)
-        return vmap(loss)(outputs, y)
-
-    return losses
+            return self.loss(outputs.squeeze(0), y.squeeze(0)).unsqueeze(0)
+        return vmap(self.loss)(outputs, y)
 
 
 def _name(loss: Any) -> str:
@@ -110,22 +119,27 @@ def _in_range(y: Tensor, classes: int) -> None:
         )
 
 
-def _elementwise(function: Callable[..., Tensor], name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    def losses(outputs: Tensor, y: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Elementwise:
+    """A loss of matching entries, averaged over each task."""
+
+    function: Callable[..., Tensor]
+    name: str
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
         if outputs.shape != y.shape:
             raise ValueError(
-                f"{name} expects labels of the outputs' shape, got outputs {tuple(outputs.shape)} "
-                f"and labels {tuple(y.shape)} (T, n, ...); reshape y, e.g. y.unsqueeze(-1)"
+                f"{self.name} expects labels of the outputs' shape, got outputs "
+                f"{tuple(outputs.shape)} and labels {tuple(y.shape)} (T, n, ...); reshape y, e.g. "
+                "y.unsqueeze(-1)"
             )
-        return function(outputs, y.to(outputs.dtype), reduction="none").flatten(1).mean(1)
-
-    return losses
+        return self.function(outputs, y.to(outputs.dtype), reduction="none").flatten(1).mean(1)
 
 
 _NAMED = {
     "cross_entropy": Loss("cross_entropy", "classification", _cross_entropy),
-    "bce": Loss("bce", "regression", _elementwise(F.binary_cross_entropy_with_logits, "bce")),
-    "mse": Loss("mse", "regression", _elementwise(F.mse_loss, "mse")),
-    "l1": Loss("l1", "regression", _elementwise(F.l1_loss, "l1")),
-    "huber": Loss("huber", "regression", _elementwise(F.huber_loss, "huber")),
+    "bce": Loss("bce", "regression", _Elementwise(F.binary_cross_entropy_with_logits, "bce")),
+    "mse": Loss("mse", "regression", _Elementwise(F.mse_loss, "mse")),
+    "l1": Loss("l1", "regression", _Elementwise(F.l1_loss, "l1")),
+    "huber": Loss("huber", "regression", _Elementwise(F.huber_loss, "huber")),
 }

@@ -43,10 +43,16 @@ class ModelCall:
         self._governed = set(norms.apply(self._copy, self.policy))
         compose(self._copy)
         self._places = functional.places(self._copy)
+        self._trainable = self._flags()
         self._support_norms = [m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)]
         self._draws: dict[tuple[bool, ...], bool] = {}
-        self.batchable = not any(isinstance(m, _RECURRENT) for m in model.modules())
+        self.unbatchable = next((w for m in model.modules() if (w := _unbatchable(m))), None)
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
+
+    @property
+    def batchable(self) -> bool:
+        """Whether tasks can run together; `unbatchable` says why not."""
+        return self.unbatchable is None
 
     @property
     def normalises(self) -> bool:
@@ -68,7 +74,7 @@ class ModelCall:
             rows = support.shape[1]
             x = torch.cat([support, x], 1)
         for layer in self._support_norms:
-            layer.rows = rows
+            layer.rows, layer.total = rows, x.shape[1]
         if torch.compiler.is_compiling() or not self._draws_in(x):
             outputs = self._forward(weights, stacked, x, alone=len(x) == 1)
         else:
@@ -107,7 +113,17 @@ class ModelCall:
 
     def _run(self, state: tuple[Params, Params], x: Tensor) -> Tensor:
         weights, buffers = state
-        outputs = functional.call(self._copy, self._places, weights | buffers, (x,))
+        try:
+            outputs = functional.call(self._copy, self._places, weights | buffers, (x,))
+        except RuntimeError as error:
+            if x.is_floating_point():
+                raise
+            dtype = next(iter(weights.values())).dtype
+            raise ValueError(
+                f"x is {x.dtype} and the model's weights are {dtype}, and the model failed: "
+                f"{str(error).splitlines()[0]} Convert with x.to({dtype}) (and divide pixels by "
+                "255)"
+            ) from error
         if not isinstance(outputs, Tensor):
             raise ValueError(
                 f"the model must return one tensor, it gave {type(outputs).__name__}; wrap it in "
@@ -126,12 +142,23 @@ class ModelCall:
         return self._draws[modes]
 
     def follow_modes(self) -> None:
-        """Take over the user's train/eval flags; normalisation layers obey the policy instead."""
+        """Take over the user's train/eval flags; normalisation layers obey the policy instead.
+
+        Other changes of the model after the method was built are not seen: build it again.
+        """
+        if self._flags() != self._trainable:
+            raise ValueError(
+                "requires_grad of the model's parameters changed after the method was built; build "
+                "the method again"
+            )
         for (name, theirs), ours in zip(
             self._model.named_modules(), self._copy.modules(), strict=True
         ):
             if name not in self._governed:
                 ours.training = theirs.training
+
+    def _flags(self) -> list[bool]:
+        return [p.requires_grad for p in self._model.parameters()]
 
     def materialise(self, weights: Params, support: Tensor) -> nn.Module:
         """A plain copy of the model with these weights (one task), in eval mode.
@@ -139,15 +166,17 @@ class ModelCall:
         It follows the policy by itself: `batch` layers use their batch's statistics in any mode,
         `support` layers hold the support set's as running statistics.
         """
-        model = copy.deepcopy(self._model)
+        model = _copied(self._model, {})
         with torch.no_grad():
             for k, p in model.named_parameters():
                 if k in weights:
                     p.copy_(weights[k])
             if self.policy == "support" and self._support_norms:
+                # Without dropout, as the module that is handed out, which is in eval mode.
+                self._copy.eval()
                 for layer in self._support_norms:
-                    layer.recording = True
-                self(dict(model.named_parameters()), set(), support.unsqueeze(0), "query", None)
+                    layer.recording, layer.rows = True, None
+                self._run((dict(model.named_parameters()), self._own_buffers()), support)
                 for layer in self._support_norms:
                     layer.recording = False
                 norms.freeze(model, self._copy)
@@ -174,15 +203,27 @@ def differentiable_kernels(*, recurrent: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def _unbatchable(module: nn.Module) -> str | None:
+    """Why `vmap` must not run this layer for several tasks at once."""
+    if isinstance(module, _RECURRENT):
+        return "recurrent layers have no batching rule"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+        return "an embedding's padding row keeps its gradient in all tasks but the first"
+    return None
+
+
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _sharing_copy(model: nn.Module) -> nn.Module:
     """The module tree copied, its parameters and buffers shared."""
-    shared = [*model.parameters(), *model.buffers()]
+    return _copied(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+
+
+def _copied(model: nn.Module, memo: dict[int, Tensor]) -> nn.Module:
     try:
-        return copy.deepcopy(model, {id(t): t for t in shared})
+        return copy.deepcopy(model, memo)
     except RuntimeError as error:
         raise ValueError(
             f"the model cannot be copied ({error}); keep only parameters and buffers in it, and "

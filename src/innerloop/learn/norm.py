@@ -25,30 +25,45 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class SupportNorm(nn.Module):
-    """Batch normalisation by the statistics of the first `rows` examples: the support set.
+    """Batch normalisation by the statistics of the first `rows` of `total` examples: the support.
 
-    Weight and bias keep their names, so it stands in for a BatchNorm layer of any dimension.
+    Weight and bias keep their names, so it stands in for a BatchNorm layer of any dimension. Where
+    the model folds another axis into the first one, examples must come before it: (n * k, ...).
     """
 
-    def __init__(self, layer: _BatchNorm):
+    def __init__(self, layer: _BatchNorm, name: str):
         super().__init__()
         self.weight = layer.weight
         self.bias = layer.bias
         self.eps = layer.eps
+        self.name = name
         self.rows: int | None = None
+        self.total: int | None = None
         self.recording = False
         self.seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         axes = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        variance, mean = torch.var_mean(x[: self.rows], axes, correction=0)
+        variance, mean = torch.var_mean(x[: self._rows_of(x)], axes, correction=0)
         if self.recording:
             self.seen = (mean.detach(), variance.detach())
         scale = (variance + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         return x * scale.reshape(shape) + shift.reshape(shape)
+
+    def _rows_of(self, x: Tensor) -> int | None:
+        if self.rows is None or self.total is None:
+            return None
+        folded, left = divmod(len(x), self.total)
+        if left or not folded:
+            raise ValueError(
+                f"layer `{self.name}` normalises {len(x)} rows, not {self.total} examples or a "
+                'multiple: norm="support" cannot tell support and query apart there. Use '
+                'norm="batch"'
+            )
+        return self.rows * folded
 
 
 def choose(model: nn.Module, norm: str | None) -> Policy:
@@ -83,11 +98,23 @@ def apply(model: nn.Module, policy: Policy) -> list[str]:
         if policy == "running":
             layer.eval()
         elif policy == "support" and isinstance(layer, _BatchNorm):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, SupportNorm(layer))
+            _replace(model, layer, SupportNorm(layer, name))
         else:
             forget_running(layer)
     return list(layers)
+
+
+def _replace(model: nn.Module, layer: nn.Module, other: nn.Module) -> None:
+    """Put `other` wherever `layer` hangs in the tree."""
+    if model is layer:
+        raise ValueError(
+            'norm="support" cannot stand in for a model that is one normalisation layer; wrap it '
+            "in nn.Sequential"
+        )
+    for parent in list(model.modules()):
+        for child, module in list(parent._modules.items()):
+            if module is layer:
+                setattr(parent, child, other)
 
 
 def forget_running(layer: _NormBase) -> None:

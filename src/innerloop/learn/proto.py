@@ -29,6 +29,11 @@ class ProtoLearner(Learner):
 
     def adapt(self, meta: Params, support: Batch) -> Params:
         embedded = self._embed(meta, support.x, None)
+        if support.y.is_floating_point() or support.y.dim() != 2 or int(support.y.min()) < 0:
+            raise ValueError(
+                f"prototypes need class labels 0, 1, 2, ... of shape (T, n), got {support.y.dtype} "
+                f"of shape {tuple(support.y.shape)}"
+            )
         classes = int(support.y.max()) + 1
         member = nn.functional.one_hot(support.y.long(), classes).to(embedded.dtype)
         counts = member.sum(1)

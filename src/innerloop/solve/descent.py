@@ -30,13 +30,30 @@ class Solver(nn.Module, ABC):
                 f"expected a gradient tolerance > 0, or None for a fixed number of steps, "
                 f"got tolerance={tolerance!r}"
             )
+        self._bound: dict[str, torch.Size] | None = None
         self.rate = as_rate(lr)
         self.steps = steps
         self.tolerance = tolerance
 
     def bind(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
-        """Create whatever is learned per adapted tensor; called once, by the learner."""
-        self.rate.bind(shapes, self.steps, dtype)
+        """Create whatever is learned or kept per adapted tensor; called by the learner.
+
+        A solver that adapts the same tensors already keeps what it has learned. Raises ValueError
+        if it belongs to other ones.
+        """
+        if self._bound is None:
+            self._bound = dict(shapes)
+            self.rate.bind(shapes, self.steps, dtype)
+            self._create(shapes, dtype)
+        elif self._bound != shapes:
+            raise ValueError(
+                f"this {type(self).__name__} already adapts {', '.join(self._bound)} in another "
+                "learner; give each learner a solver of its own, e.g. copy.deepcopy(solver)"
+            )
+
+    def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
+        """Whatever else a solver keeps per adapted tensor."""
+        return None
 
     @abstractmethod
     def init(self, phi: Params) -> Params:
@@ -147,12 +164,16 @@ class Adam(Solver):
             raise ValueError(f"expected betas in [0, 1), got {betas!r}")
         if not eps > 0:
             raise ValueError(f"expected eps > 0 (the root is differentiated), got eps={eps!r}")
+        if persistent and tolerance is not None:
+            raise ValueError(
+                "persistent moments count every step, and a tolerance leaves steps out: use "
+                "persistent=False or tolerance=None"
+            )
         self.betas = betas
         self.eps = eps
         self.persistent = persistent
 
-    def bind(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
-        super().bind(shapes, dtype)
+    def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
         if self.persistent:
             for k, shape in shapes.items():
                 for moment in "mv":

@@ -27,10 +27,12 @@ class Proximal(nn.Module):
             )
         self.lam = float(lam)
         self.value = nn.Parameter(torch.tensor(self.lam)) if learned else None
+        self._bound = False
 
     def bind(self, dtype: torch.dtype) -> None:
-        """Give a learned lam the precision of the weights; called once, by the learner."""
-        if self.value is not None:
+        """Give a learned lam the precision of the weights; called by the learner, counts once."""
+        if self.value is not None and not self._bound:
+            self._bound = True
             self.value = nn.Parameter(torch.tensor(self.lam, dtype=dtype))
 
     def losses(self, hyper: Params, phi: Params, start: Params) -> Tensor:

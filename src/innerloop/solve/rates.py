@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -140,10 +142,11 @@ def as_rate(lr: float | Rate) -> Rate:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")
+    """Never the name of a ParameterDict's own attribute, such as `keys`."""
+    return name.replace(".", "/") if "." in name else name + "/"
 
 
 def _finite(lr: float) -> float:
-    if not isinstance(lr, int | float) or lr != lr or abs(lr) == float("inf"):
+    if isinstance(lr, bool) or not isinstance(lr, Real) or not math.isfinite(lr):
         raise ValueError(f"expected a finite inner learning rate such as lr=0.01, got {lr!r}")
     return float(lr)

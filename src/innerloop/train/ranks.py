@@ -148,7 +148,7 @@ def _summed(tree: dict[str, Tensor]) -> dict[str, Tensor]:
     flat = torch.cat([v.reshape(-1) for v in tree.values()])
     dist.all_reduce(flat)
     pieces = flat.split([v.numel() for v in tree.values()])
-    return {k: p.view(v.shape) for (k, v), p in zip(tree.items(), pieces, strict=True)}
+    return {k: p.view(v.shape).to(v.dtype) for (k, v), p in zip(tree.items(), pieces, strict=True)}
 
 
 def _free_port() -> int:
