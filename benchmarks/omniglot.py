@@ -10,7 +10,7 @@ per class as in MAML's code.
 
 import argparse
 
-from runs import evaluated, heading, spent, table, trained, write
+from bench import evaluated, heading, spent, table, trained, write
 
 PAPER = {
     "maml": "98.7 ± 0.4",

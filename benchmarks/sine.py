@@ -3,7 +3,7 @@
 Run: python benchmarks/sine.py        (about ten minutes on two CPU cores; resumable)
 """
 
-from runs import evaluated, heading, innerloop, spent, table, trained, write
+from bench import evaluated, heading, innerloop, spent, table, trained, write
 
 PUBLISHED = {"maml": "0.67 / 0.38 / 0.35", "pretrained": "2.41 / 2.23 / 2.19"}
 
