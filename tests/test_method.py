@@ -273,9 +273,7 @@ def test_a_tolerance_that_is_never_reached_is_said(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING, "innerloop"):
         stats = method.meta_gradient(draw()).stats
     assert not stats["inner_converged"].any()
-    assert any(
-        "did not reach the inner gradient tolerance 1e-09" in r.message for r in caplog.records
-    )
+    assert any("did not reach the inner gradient tolerance" in r.message for r in caplog.records)
     loose = methods.imaml(conv(), steps=400, tolerance=1e-3).meta_gradient(draw()).stats
     assert loose["inner_converged"].all()
     assert (loose["inner_gradient_norm"] <= 1e-3).all()

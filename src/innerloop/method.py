@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -54,7 +55,7 @@ class Method(nn.Module):
         self.learner = learner
         self.estimator = estimator
         self.chunk = chunk
-        self._told: set[str] = set()
+        self._told: Counter[str] = Counter()
 
     def meta_gradient(
         self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
@@ -85,6 +86,7 @@ class Method(nn.Module):
         if found.memory:
             assert isinstance(self.learner, IterativeLearner)
             self.learner.remember(found.memory)
+        self._tell_health(found.stats)
         return found
 
     def loss(self, tasks: Task) -> Tensor:
@@ -119,7 +121,9 @@ class Method(nn.Module):
         support = self._check(Task(support, support)).support
         with _running(self.learner), torch.no_grad():
             *_, phi = self._phis(support, steps)
-            self._tell_health(support, phi, steps)
+            if isinstance(self.learner, IterativeLearner):
+                end = loop.Point(self._steps(steps), phi, {})
+                self._tell_health(loop.health(self.learner, self._values(), end, support))
             return self.learner.materialise(phi, support)
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
@@ -195,11 +199,30 @@ class Method(nn.Module):
         with torch.inference_mode(False):
             return Task(*(Batch(*(t.clone() if t.is_inference() else t for t in b)) for b in tasks))
 
-    def _tell_health(self, support: Batch, phi: Params, steps: int | None) -> None:
-        """Log a gradient tolerance that adaptation did not reach."""
-        if isinstance(self.learner, IterativeLearner):
-            end = loop.Point(self._steps(steps), phi, {})
-            loop.health(self.learner, self._values(), end, support)
+    def _tell_health(self, stats: Params) -> None:
+        """Log solves that did not converge: the result is then inexact."""
+        if "inner_converged" in stats and not stats["inner_converged"].all():
+            self._seldom(
+                "%d of %d tasks did not reach the inner gradient tolerance (largest norm %.3g); "
+                "allow more steps or a larger tolerance",
+                stats["inner_converged"],
+                stats["inner_gradient_norm"],
+            )
+        if "converged" in stats and not stats["converged"].all():
+            self._seldom(
+                "the linear solve did not converge for %d of %d tasks (largest relative residual "
+                "%.3g); a larger penalty makes it easier",
+                stats["converged"],
+                stats["residual"],
+            )
+
+    def _seldom(self, message: str, converged: Tensor, size: Tensor) -> None:
+        """The first time, the tenth, the hundredth: every step's numbers are in `stats`."""
+        self._told[message] += 1
+        times = self._told[message]
+        if times == 10 ** (len(str(times)) - 1):
+            again = f" [{times} times by now]" if times > 1 else ""
+            log.warning(message + again, int((~converged).sum()), len(converged), float(size.max()))
 
     def _chunk(self, x: Tensor) -> int:
         call = self.learner.call
@@ -218,8 +241,8 @@ class Method(nn.Module):
             self._once("the meta-gradient does not reach " + ", ".join(missing))
 
     def _once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+        self._told[message] += 1
+        if self._told[message] == 1:
             log.warning(message)
 
 

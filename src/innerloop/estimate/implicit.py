@@ -10,8 +10,6 @@ For F = L + (lam/2) ||phi - phi_0||^2 this is iMAML's (I + H_L / lam)^-1 b.
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from ..core import loop, trees
@@ -20,8 +18,6 @@ from ..core.types import MetaGradient, Params, Task
 from .curvature import Curvature, ReverseOverReverse, Where
 from .linear import ConjugateGradient, LinearSolver
 from .sweep import outer_gradient
-
-log = logging.getLogger("innerloop")
 
 
 class Implicit(Estimator):
@@ -62,21 +58,12 @@ class Implicit(Estimator):
             solution = self.linear.solve(product, b)
         h_meta = inner.pull({k: -v for k, v in solution.value.items()})[1]
         stats = loop.summary(outcome, tasks)
-        stats |= loop.met(learner.tolerance, trees.norm(inner.grad), end.t)
+        stats |= loop.met(learner.tolerance, trees.norm(inner.grad))
         stats |= {
             "residual": solution.residual,
             "iterations": solution.iterations,
             "converged": solution.converged,
         }
-        if not solution.converged.all():
-            log.warning(
-                "the linear solve (%s) did not converge for %d of %d tasks, largest relative "
-                "residual %.3g: a larger penalty makes it easier",
-                self.linear.describe(),
-                int((~solution.converged).sum()),
-                len(solution.converged),
-                float(solution.residual.max()),
-            )
         return MetaGradient(outcome.losses.sum(), trees.merge(total, h_meta), stats)
 
     def describe(self) -> str:
