@@ -59,10 +59,10 @@ def own_pictures() -> None:
             shutil.copy(picture, target)
 
 
-def adapted(folder: Path, kind: str) -> str:
-    """Accuracy on the person's own query pictures, from predictions.csv."""
-    out = OWN / f"adapted-{kind}"
-    words = ("--support", OWN / "support", "--query", OWN / "query", "--out", out)
+def adapted(folder: Path, kind: str, own: Path) -> str:
+    """Accuracy on the person's query pictures in `own`, from predictions.csv."""
+    out = own / f"adapted-{kind}"
+    words = ("--support", own / "support", "--query", own / "query", "--out", out)
     innerloop("adapt", folder, *words)
     with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -78,7 +78,7 @@ def main() -> None:
         folder = trained(f"photographs-{kind}", f"folder-5w5s/{kind}", *SHARED, *settings)
         result = evaluated(folder, "600-tasks", "--tasks", 600)
         steps, seconds = spent(folder)
-        own = adapted(folder, kind)
+        own = adapted(folder, kind, OWN)
         cells = [result.text(), own, result.method["norm"], f"{steps}", f"{seconds / 60:.1f} min"]
         rows.append([kind, *cells])
     facts = (
