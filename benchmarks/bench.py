@@ -33,7 +33,7 @@ def trained(name: str, recipe: str, *settings: object) -> Path:
     """The folder of the trained run; `settings` are words such as `--train.lr`, 0.1."""
     folder = RUNS / name
     if not (folder / ENDED).exists():
-        resume = ["--resume"] if folder.exists() else []
+        resume = ["--resume"] if (folder / "config.yaml").exists() else []
         innerloop("train", recipe, "--run", folder, *resume, *settings)
         (folder / ENDED).touch()
     return folder

@@ -1,9 +1,9 @@
 """A person's own pictures: PNG files of the official small Omniglot zip, classified from one each.
 
 Five characters of one alphabet are unpacked into class folders, one drawing to learn from and ten
-to classify, and the run of `benchmarks/omniglot.py` is adapted to them by `innerloop adapt`. Some of
-these characters were trained on, rotated or not: this shows the path from files to predictions, not
-accuracy on unseen classes.
+to classify, and the run of `benchmarks/omniglot.py` is adapted to them by `innerloop adapt`. Some
+of these characters were trained on: this shows the path from files to predictions, not accuracy on
+unseen classes.
 
 Run: INNERLOOP_DATA=FOLDER python benchmarks/characters.py      (seconds, after omniglot.py)
 """

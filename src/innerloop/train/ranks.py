@@ -7,6 +7,7 @@ the model: such wrappers do not synchronise second-order gradients.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -105,7 +106,8 @@ def spawn(workers: int, function: Callable[..., Any], *arguments: Any) -> None:
 
     def hand_on(signum: int, frame: object) -> None:
         for pid in context.pids():
-            os.kill(pid, signum)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
 
     before = {s: signal.signal(s, hand_on) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
