@@ -120,11 +120,12 @@ class Method(nn.Module):
         support = Batch(support_x.unsqueeze(0), support_y.unsqueeze(0))
         support = self._check(Task(support, support)).support
         with _running(self.learner), torch.no_grad():
-            *_, phi = self._phis(support, steps)
+            for phi in self._phis(support, steps):
+                adapted = phi  # only the last is kept: memory does not grow with the steps
             if isinstance(self.learner, IterativeLearner):
-                end = loop.Point(self._steps(steps), phi, {})
+                end = loop.Point(self._steps(steps), adapted, {})
                 self._tell_health(loop.health(self.learner, self._values(), end, support))
-            return self.learner.materialise(phi, support)
+            return self.learner.materialise(adapted, support)
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
         """Query outputs before adaptation and after each of S inner steps: (S+1, T, n, ...).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -36,12 +36,6 @@ def merge(a: Params, b: Params) -> Params:
     return {**a, **{k: a[k] + v if k in a else v for k, v in b.items()}}
 
 
-def add_(a: Params, b: Params) -> None:
-    """a += b in place; `a` must own its storage."""
-    for k, v in b.items():
-        a[k].add_(v)
-
-
 def expand(value: Tensor, tasks: int) -> Tensor:
     """One view of `value` per task: shape (T, *value.shape), no copy."""
     return value.expand(tasks, *value.shape)
@@ -54,21 +48,12 @@ def rows(values: Tensor, like: Tensor) -> Tensor:
 
 def dot(a: Params, b: Params) -> Tensor:
     """The inner product of each task's row: (T,)."""
-    return sum_tasks(a, lambda k: (a[k] * b[k]).reshape(len(a[k]), -1).sum(1))
+    return torch.stack([(v * b[k]).reshape(len(v), -1).sum(1) for k, v in a.items()]).sum(0)
 
 
 def norm(a: Params) -> Tensor:
     """The Euclidean norm of each task's row, over all leaves together: (T,)."""
     return dot(a, a).sqrt()
-
-
-def sum_tasks(a: Params, term: Callable[[str], Tensor]) -> Tensor:
-    total = None
-    for k in a:
-        total = term(k) if total is None else total + term(k)
-    if total is None:
-        raise ValueError("expected at least one tensor, got an empty dictionary")
-    return total
 
 
 def pull(

@@ -149,7 +149,7 @@ class _Forward(Linearised):
             }
             losses = where.learner.inner_losses(where.meta, where.t, phi, where.support)
             inputs |= {"phi " + k: v for k, v in phi.items()}
-            found = trees.pull([losses.sum()], inputs, [torch.ones_like(losses.sum())])
+            found = trees.pull([losses], inputs, [torch.ones_like(losses)])
             tangents = {k: forward_ad.unpack_dual(v).tangent for k, v in found.items()}
         products = _parted({k: v.detach() for k, v in tangents.items() if v is not None})
         return _with_loss(products, where, loss_cotangent)
