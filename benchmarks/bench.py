@@ -54,11 +54,11 @@ def spent(folder: Path) -> tuple[int, float]:
     return int(last["step"]), float(last["seconds"])
 
 
-def heading(title: str, command: str, *facts: str) -> list[str]:
+def heading(title: str, command: str, *facts: str, machine: str = "CPU with 2 cores") -> list[str]:
     """The first lines of a result file: what was run, when and on what."""
     told = [
         f"Command: `{command}`.",
-        f"{datetime.date.today()}, CPU with 2 cores, torch {torch.__version__}, seed 0.",
+        f"{datetime.date.today()}, {machine}, torch {torch.__version__}, seed 0.",
         *facts,
     ]
     return [f"# {title}", "", " ".join(told), ""]

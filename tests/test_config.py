@@ -162,7 +162,7 @@ def test_every_named_method_and_network_has_a_section() -> None:
     assert {"maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd"} <= METHODS.keys()
     assert METHODS["imaml"]().lam == 2.0
     assert METHODS["maml"]().lr == methods.maml.__kwdefaults__["lr"]
-    assert set(MODELS) == {"mlp", "conv4"}
+    assert set(MODELS) == {"mlp", "conv4", "resnet12", "wide_resnet", "r2d2_net"}
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

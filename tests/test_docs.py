@@ -157,7 +157,8 @@ def test_links_and_pictures_exist(page: Path) -> None:
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in sorted((ROOT / "docs").rglob("*.md")):
-        assert page.name == "index.md" or f"]({page.name})" in index, name(page)
+        path = page.relative_to(ROOT / "docs").as_posix()
+        assert path == "index.md" or f"]({path})" in index, name(page)
 
 
 def test_every_block_is_seen() -> None:

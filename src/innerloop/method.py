@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .core import checks, loop, streams, trees
+from .core import checks, loop, trees
 from .core.contract import Estimator, IterativeLearner
 from .core.types import Batch, MetaGradient, Params, Task
+from .engine import Engine, Recorder, check_engine, running
 from .estimate.batching import mean_gradient, split
-from .learn import GradientLearner, ProtoLearner
-from .learn.model_call import differentiable_kernels
-
-log = logging.getLogger("innerloop")
-
-_TURN = threading.RLock()
+from .learn import FeatureLearner, GradientLearner
+from .notices import Notices
 
 
 class Method(nn.Module):
@@ -40,7 +33,7 @@ class Method(nn.Module):
     def __init__(
         self,
         name: str,
-        learner: GradientLearner | ProtoLearner,
+        learner: GradientLearner | FeatureLearner,
         estimator: Estimator,
         *,
         chunk: int | Literal["auto"] = "auto",
@@ -55,7 +48,8 @@ class Method(nn.Module):
         self.learner = learner
         self.estimator = estimator
         self.chunk = chunk
-        self._told: Counter[str] = Counter()
+        self._recorder: Recorder | None = None
+        self._notices = Notices()
 
     def meta_gradient(
         self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
@@ -68,26 +62,42 @@ class Method(nn.Module):
         combines this process's result with others' before anything is stored.
         """
         tasks = self._check(tasks)
-        meta = {
-            k: p.detach().requires_grad_(p.requires_grad)
-            for k, p in self.learner.named_parameters()
-        }
-        with _running(self.learner):
-            found = mean_gradient(
-                self.estimator, self.learner, meta, tasks, self._chunk(tasks.support.x)
-            )
+        params = dict(self.learner.named_parameters())
+        lay_out = self.learner.call.laid_out
+        meta = {k: lay_out(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()}
+        found = self._run(meta, tasks)
         self._name_untouched(meta, found.grads)
         grads = {
-            f"learner.{k}": found.grads[k] if k in found.grads else torch.zeros_like(p)
-            for k, p in meta.items()
+            f"learner.{k}": _like(p, found.grads[k]) if k in found.grads else torch.zeros_like(p)
+            for k, p in params.items()
         }
         found = MetaGradient(found.loss.detach(), trees.detach(grads), found.stats, found.memory)
         found = share(found) if share else found
         if found.memory:
             assert isinstance(self.learner, IterativeLearner)
             self.learner.remember(found.memory)
-        self._tell_health(found.stats)
+        self._notices.health(found.stats)
         return found
+
+    def use(self, engine: Engine) -> Method:
+        """How meta-gradients are executed from now on; returns this method.
+
+        "eager" runs Python and autograd for every chunk of tasks. "traced" records a chunk's tensor
+        operations at its first call and replays them afterwards, on as many cores as torch may use,
+        each with its own tasks. "compiled" also passes the record through `torch.compile`. Results
+        agree to rounding; see `innerloop.engine.Recorder` for what is recorded and what cannot be.
+
+        Raises ValueError where this method cannot be recorded, with the reason.
+        """
+        check_engine(engine)
+        self._recorder = None
+        if engine != "eager":
+            recorder = Recorder(self.estimator, compiled=engine == "compiled")
+            reason = recorder.refuse(self.learner)
+            if reason:
+                raise ValueError(reason)
+            self._recorder = recorder
+        return self
 
     def loss(self, tasks: Task) -> Tensor:
         """The mean query loss; its `.backward()` adds `meta_gradient(tasks).grads` to `.grad`.
@@ -119,12 +129,14 @@ class Method(nn.Module):
             )
         support = Batch(support_x.unsqueeze(0), support_y.unsqueeze(0))
         support = self._check(Task(support, support)).support
-        with _running(self.learner), torch.no_grad():
+        with running(self.learner), torch.no_grad():
             for phi in self._phis(support, steps):
                 adapted = phi  # only the last is kept: memory does not grow with the steps
             if isinstance(self.learner, IterativeLearner):
                 end = loop.Point(self._steps(steps), adapted, {})
-                self._tell_health(loop.health(self.learner, self._values(), end, support))
+                self._notices.health(loop.health(self.learner, self._values(), end, support))
+            else:
+                self._notices.health(adapted)  # beside its weights a head says how its solve went
             return self.learner.materialise(adapted, support)
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
@@ -134,7 +146,7 @@ class Method(nn.Module):
         """
         tasks = self._check(tasks)
         parts = []
-        with _running(self.learner), torch.no_grad():
+        with running(self.learner), torch.no_grad():
             meta = self._values()
             for part in split(tasks, self._chunk(tasks.support.x)):
                 outputs = [
@@ -150,7 +162,7 @@ class Method(nn.Module):
     def trajectory(self, support: Batch, steps: int | None = None) -> list[Params]:
         """phi_0 … phi_S of stacked tasks, leaves (T, ...), without a graph."""
         tasks = self._check(Task(support, support))
-        with _running(self.learner), torch.no_grad():
+        with running(self.learner), torch.no_grad():
             parts = [
                 list(self._phis(part.support, steps))
                 for part in split(tasks, self._chunk(support.x))
@@ -169,6 +181,16 @@ class Method(nn.Module):
             **self.learner.describe(),
             "estimator": self.estimator.describe(),
         }
+
+    def _run(self, meta: Params, tasks: Task) -> MetaGradient:
+        chunk = self._chunk(tasks.support.x)
+        if self._recorder is None:
+            with running(self.learner):
+                return mean_gradient(self.estimator, self.learner, meta, tasks, chunk)
+        self.learner.call.follow_modes()
+        self._recorder.prepare(self.learner, meta, split(tasks, chunk))
+        cores = torch.get_num_threads() if tasks.support.x.device.type == "cpu" else 1
+        return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=cores)
 
     def _phis(self, support: Batch, steps: int | None) -> Iterator[Params]:
         self._steps(steps)
@@ -189,7 +211,8 @@ class Method(nn.Module):
         return steps
 
     def _values(self) -> Params:
-        return {k: p.detach() for k, p in self.learner.named_parameters()}
+        lay_out = self.learner.call.laid_out
+        return {k: lay_out(p.detach()) for k, p in self.learner.named_parameters()}
 
     def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks, self.learner.kind)
@@ -200,36 +223,11 @@ class Method(nn.Module):
         with torch.inference_mode(False):
             return Task(*(Batch(*(t.clone() if t.is_inference() else t for t in b)) for b in tasks))
 
-    def _tell_health(self, stats: Params) -> None:
-        """Log solves that did not converge: the result is then inexact."""
-        if "inner_converged" in stats and not stats["inner_converged"].all():
-            self._seldom(
-                "%d of %d tasks did not reach the inner gradient tolerance (largest norm %.3g); "
-                "allow more steps or a larger tolerance",
-                stats["inner_converged"],
-                stats["inner_gradient_norm"],
-            )
-        if "converged" in stats and not stats["converged"].all():
-            self._seldom(
-                "the linear solve did not converge for %d of %d tasks (largest relative residual "
-                "%.3g); a larger penalty makes it easier",
-                stats["converged"],
-                stats["residual"],
-            )
-
-    def _seldom(self, message: str, converged: Tensor, size: Tensor) -> None:
-        """The first time, the tenth, the hundredth: every step's numbers are in `stats`."""
-        self._told[message] += 1
-        times = self._told[message]
-        if times == 10 ** (len(str(times)) - 1):
-            again = f" [{times} times by now]" if times > 1 else ""
-            log.warning(message + again, int((~converged).sum()), len(converged), float(size.max()))
-
     def _chunk(self, x: Tensor) -> int:
         call = self.learner.call
         if not call.batchable:
             if self.chunk not in (1, "auto"):
-                self._once(f"tasks run one after another (chunk=1): {call.unbatchable}")
+                self._notices.once(f"tasks run one after another (chunk=1): {call.unbatchable}")
             return 1
         if self.chunk == "auto":
             return 1 if call.convolutional and x.device.type == "cpu" else len(x)
@@ -239,26 +237,14 @@ class Method(nn.Module):
         """A meta-parameter without gradient is more often a mistake than a wish: say so, once."""
         missing = [k for k, v in meta.items() if v.requires_grad and k not in grads]
         if missing:
-            self._once("the meta-gradient does not reach " + ", ".join(missing))
-
-    def _once(self, message: str) -> None:
-        self._told[message] += 1
-        if self._told[message] == 1:
-            log.warning(message)
+            self._notices.once("the meta-gradient does not reach " + ", ".join(missing))
 
 
-@contextlib.contextmanager
-def _running(learner: GradientLearner | ProtoLearner) -> Iterator[None]:
-    """What a learner needs to run: the user's modes, one seed per call, differentiable kernels.
-
-    One at a time: a functional call sets weights in a module tree and kernels are chosen for the
-    whole process, so threads take turns.
-    """
-    kernels = differentiable_kernels(recurrent=not learner.call.batchable)
-    with _TURN, torch.inference_mode(False):
-        learner.call.follow_modes()
-        with streams.common(int(torch.randint(2**62, ()))), kernels:
-            yield
+def _like(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in its parameter's own memory layout, as optimisers expect it."""
+    if gradient.stride() == p.stride():
+        return gradient
+    return torch.empty_like(p).copy_(gradient)
 
 
 class _Carry(torch.autograd.Function):

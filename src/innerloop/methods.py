@@ -6,13 +6,30 @@ from typing import Literal
 
 from torch import nn
 
+from .closed_form import lrd2 as lrd2
+from .closed_form import metaoptnet as metaoptnet
+from .closed_form import r2d2 as r2d2
 from .core.contract import Estimator
 from .estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Reptile, Unrolled
 from .learn import GradientLearner, ProtoLearner
 from .learn.losses import Loss, LossLike
 from .method import Method
-from .scope import Except, Only, Scope
+from .metric import matching as matching
+from .metric import nil as nil
+from .scope import Except, Only, Scope, last_layer
 from .solve import Adam, GradientDescent, PerParameter, Proximal, Rate
+from .variants import alpha_maml as alpha_maml
+from .variants import bias_transformation as bias_transformation
+from .variants import bootstrapped as bootstrapped
+from .variants import cavia as cavia
+from .variants import dropgrad as dropgrad
+from .variants import es_maml as es_maml
+from .variants import hf_maml as hf_maml
+from .variants import meta_curvature as meta_curvature
+from .variants import meta_lstm as meta_lstm
+from .variants import proto_maml as proto_maml
+from .variants import sign_maml as sign_maml
+from .variants import zeroing as zeroing
 
 Chunk = int | Literal["auto"]
 Norm = Literal["batch", "support", "running"] | None
@@ -196,18 +213,3 @@ def protonet(
     "support" is not. Source: Snell et al. 2017, algorithm 1.
     """
     return Method("protonet", ProtoLearner(model, norm=norm), Unrolled(), chunk=chunk)
-
-
-def last_layer(model: nn.Module) -> str:
-    """The name pattern of the last registered layer that owns parameters: the head."""
-    owners = [
-        name
-        for name, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    if not owners or not owners[-1]:
-        raise ValueError(
-            'the model has no sub-layer that could be its head; name it, e.g. head="classifier.*"'
-        )
-    # A parametrised layer (weight norm) owns its weight one level down: the layer is the head.
-    return owners[-1].partition(".parametrizations")[0] + ".*"

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from fnmatch import fnmatchcase
 
 import torch
+from torch import nn
 
 from .core import trees
 from .core.types import Params
@@ -84,6 +85,54 @@ class Context(Scope):
 
     def describe(self) -> str:
         return "context " + ", ".join(self.patterns)
+
+
+class Zeroed(Scope):
+    """`scope`, but parameters that match the patterns start every task from zero (zeroing trick).
+
+    With a head of zeros the first inner step of all other layers is zero, and no task starts with
+    the preferences of another one. The matched parameters are adapted, not meta-learned.
+
+    Source: Kao et al. 2022 (MAML is a noisy contrastive learner): the last layer, before each inner
+    loop.
+    """
+
+    def __init__(self, scope: Scope, *patterns: str):
+        self.scope = scope
+        self.patterns = _checked(patterns)
+
+    def names(self, params: Params) -> list[str]:
+        names = self.scope.names(params)
+        fixed = [k for k in _matched(self.patterns, params) if k not in names]
+        if fixed:
+            raise ValueError(
+                f"{', '.join(fixed)} would start from zero and stay there: the scope "
+                f"`{self.scope.describe()}` does not adapt them"
+            )
+        return names
+
+    def start(self, params: Params, names: list[str], tasks: int) -> Params:
+        zero = set(_matched(self.patterns, params))
+        phi = self.scope.start(params, names, tasks)
+        return {k: torch.zeros_like(v) if k in zero else v for k, v in phi.items()}
+
+    def describe(self) -> str:
+        return f"{self.scope.describe()}, {', '.join(self.patterns)} from zero"
+
+
+def last_layer(model: nn.Module) -> str:
+    """The name pattern of the last registered layer that owns parameters: the head."""
+    owners = [
+        name
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    if not owners or not owners[-1]:
+        raise ValueError(
+            'the model has no sub-layer that could be its head; name it, e.g. head="classifier.*"'
+        )
+    # A parametrised layer (weight norm) owns its weight one level down: the layer is the head.
+    return owners[-1].partition(".parametrizations")[0] + ".*"
 
 
 def _checked(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from innerloop.data.pool import ClassPool
+from innerloop.data.pool_writer import PoolWriter
 
 
 def make_pool(sizes=(7, 5, 9, 6, 8, 5), groups=2, side=4, channels=1):
@@ -28,6 +29,18 @@ def make_pool(sizes=(7, 5, 9, 6, 8, 5), groups=2, side=4, channels=1):
         torch.arange(len(sizes)) % groups,
         [f"group{g}" for g in range(groups)],
     )
+
+
+def write_prepared(out, pool, **more):
+    """`pool` as a prepared data set, each class in two parts that are not next to each other."""
+    with PoolWriter(out, **more) as writer:
+        for half in (0, 1):
+            for k, name in enumerate(pool.class_names):
+                rows = (pool.label == k).nonzero().squeeze(1)
+                part = rows[: len(rows) // 2] if half == 0 else rows[len(rows) // 2 :]
+                group = pool.group_names[int(pool.class_group[k])]
+                writer.add(name, pool.images[part], group=group)
+    return out
 
 
 def drawing(seed: int) -> bytes:

@@ -1,10 +1,15 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from innerloop.core.streams import generator
 from innerloop.data.augment import flip_shift, turned
 from innerloop.data.episodes import Episodes
+from innerloop.data.mapped import MappedRows
 from innerloop.data.pool import ClassPool
+from innerloop.data.transfer import moved
 
 from .conftest import make_pool
 
@@ -134,6 +139,33 @@ def test_flip_shift_reaches_the_tasks(rng):
     x = source.sample(rng, 20).query.x
     corner = (x[..., 0, 0, 0] * 255).round() >= 100
     assert corner.any() and not corner.all()
+
+
+def test_numbers_travel_together_and_keep_their_shapes():
+    sent = [torch.arange(6).view(2, 3), torch.zeros(0, dtype=torch.int64), torch.tensor(7)]
+    there = moved(sent, torch.device("cpu"))
+    assert [t.shape for t in there] == [t.shape for t in sent]
+    assert all(torch.equal(a, b) for a, b in zip(sent, there, strict=True))
+    assert there[0].untyped_storage().data_ptr() == there[2].untyped_storage().data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_draw_never_waits_for_the_accelerator(tmp_path, on_disk):
+    pool = make_pool(sizes=(20,) * 6, side=8)
+    settings = dict(way=3, shot=1, queries=4, rotate="augment", augment="flip-shift")
+    expected = Episodes(pool, **settings).sample(generator(0), 5)
+    if on_disk:
+        np.save(tmp_path / "a.npy", pool.images.numpy())
+        pool = replace(pool, images=MappedRows(tmp_path / "a.npy"))
+    source = Episodes(pool, device="cuda", **settings)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = source.sample(generator(0), 5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a.x, b.x.cpu()) and torch.equal(a.y, b.y.cpu())
 
 
 @pytest.mark.parametrize(

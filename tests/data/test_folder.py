@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from innerloop.core.streams import generator
-from innerloop.data.folder import Skipped, class_folders, folder, read_folder
+from innerloop.data.folder import class_folders, folder, read_folder
+from innerloop.data.splits import Skipped
 
 from .conftest import real
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from innerloop.data.pool import ClassPool, with_rotated_classes
+from innerloop.data.pool import ClassPool, scaled, with_rotated_classes
 from innerloop.data.validate import check_disjoint, check_examples
 
 from .conftest import make_pool
@@ -21,7 +21,7 @@ def build(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(images=torch.zeros(4, 2, 2)), r"\(N, channels, height, width\), got \(4, 2, 2\)"),
+        (dict(images=torch.zeros(4)), r"\(N, channels, height, width\), .* got \(4,\); add an"),
         (dict(images=torch.zeros(0, 1, 2, 2)), "must not be empty"),
         (dict(images=torch.zeros(4, 1, 2, 2, dtype=torch.int32)), "got torch.int32"),
         (dict(label=torch.tensor([0, 2, 1, -1])), r"2 of 4 labels .* \[0, 2\): -1, 2"),
@@ -77,9 +77,8 @@ def test_rotating_needs_square_images():
 def test_inverted_and_scaled():
     pool = build(images=torch.tensor([0, 51, 255, 255]).to(torch.uint8).view(4, 1, 1, 1))
     assert pool.inverted().images.flatten().tolist() == [255, 204, 0, 0]
-    assert torch.allclose(
-        pool.pixels(torch.tensor([2, 1])).flatten(), torch.tensor([1.0, 0.2]), atol=1e-7
-    )
+    pixels = scaled(pool.stored(torch.tensor([2, 1]), torch.device("cpu")))
+    assert torch.allclose(pixels.flatten(), torch.tensor([1.0, 0.2]), atol=1e-7)
     floats = build(images=torch.tensor([0.0, 0.25, 1.0, 1.0]).view(4, 1, 1, 1))
     assert floats.inverted().images.flatten().tolist() == [1.0, 0.75, 0.0, 0.0]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from innerloop.models import Contextual, Conv4, Network, fully_connected, mini_imagenet_conv4, mlp
+from innerloop.models import Contextual, Conv4, fully_connected, mini_imagenet_conv4, mlp
 
 
 def count(model: nn.Module) -> int:
@@ -22,7 +22,15 @@ def count(model: nn.Module) -> int:
         (Conv4(5, pool="max"), (2, 1, 28, 28), 5, 112_261),
         (Conv4(20, channels=3, size=27, filters=8, features="flatten"), (2, 3, 27, 27), 20, None),
         (mini_imagenet_conv4(5), (2, 3, 84, 84), 5, 32_901),
-        (Contextual(mlp(6, 2), 5), (3, 1), 2, None),
+        # Reptile on miniImageNet keeps the odd row: 6 x 6 x 32 features in place of 5 x 5 x 32.
+        (
+            Conv4(5, channels=3, size=84, filters=32, pool="max-same", features="flatten"),
+            (2, 3, 84, 84),
+            5,
+            32_901 + 5 * 32 * (36 - 25),
+        ),
+        (Conv4(5, filters=48, pool="max", slope=0.01), (2, 1, 28, 28), 5, None),
+        (Contextual(mlp(1, 2), 5), (3, 1), 2, None),
     ],
 )
 def test_shapes_and_sizes(model, shape, outputs, parameters):
@@ -92,25 +100,24 @@ def test_conv_initialisations():
         assert not model.body[0][0].bias.any()
     assert 0.9 < maml.head.weight.std() < 1.1 and not maml.head.bias.any()
     assert xavier.head.weight.std() < 0.3
+    imaml = Conv4(5, init="imaml").body[1][0]
+    assert 1.73 * 0.99 * bound < imaml.weight.abs().max() <= 1.73 * bound
+    assert imaml.bias.min() >= 0 and 0.04 < imaml.bias.max() <= 0.05
 
 
-def test_context_starts_at_zero_and_is_the_only_new_parameter():
-    inner = mlp(3, 1)
-    model = Contextual(inner, 2)
-    assert set(dict(model.named_parameters())) - {
-        f"model.{k}" for k, _ in inner.named_parameters()
-    } == {"context"}
-    x = torch.randn(4, 1)
-    torch.testing.assert_close(model(x), inner(torch.cat([x, torch.zeros(4, 2)], 1)))
-    with torch.no_grad():
-        model.context.copy_(torch.tensor([1.0, -2.0]))
-    expected = torch.cat([x, torch.tensor([[1.0, -2.0]]).expand(4, 2)], 1)
-    torch.testing.assert_close(model(x), inner(expected))
+def test_slope_is_the_activation_below_zero():
+    torch.manual_seed(0)
+    leaky, plain = Conv4(5, slope=0.01, filters=4, blocks=1), Conv4(5, filters=4, blocks=1)
+    plain.load_state_dict(leaky.state_dict())
+    x = torch.randn(2, 1, 28, 28)
+    before = plain.body[0][1](plain.body[0][0](x))
+    torch.testing.assert_close(leaky.body[0](x), before.clamp(min=0) + 0.01 * before.clamp(max=0))
+    torch.testing.assert_close(plain.body[0](x), before.clamp(min=0))
 
 
 def test_stacked_weights_run_under_vmap():
     for model, x in (
-        (Contextual(mlp(3, 1), 2), torch.randn(4, 5, 1)),
+        (Contextual(mlp(1, 1), 2), torch.randn(4, 5, 1)),
         (Conv4(3, filters=2), torch.randn(4, 5, 1, 28, 28)),
     ):
         stacked = {k: v.expand(4, *v.shape) for k, v in model.named_parameters()}
@@ -131,12 +138,11 @@ def test_stacked_weights_run_under_vmap():
         (lambda: mlp(1, 1, norm="instance"), "layer"),
         (lambda: mlp(1, 1, norm="bach"), "batch"),
         (lambda: mlp(1, 1, norm="layer", track_running_stats=True), "running"),
-        (lambda: Conv4(5, pool="mean"), "stride"),
+        (lambda: Conv4(5, pool="mean"), "max-same"),
         (lambda: Conv4(5, features="max"), "flatten"),
         (lambda: Conv4(5, init="he"), "xavier"),
         (lambda: Conv4(0), "at least 1"),
         (lambda: Conv4(5, size=8, pool="max"), "16"),
-        (lambda: Contextual(Network(nn.Linear(1, 1), None, features=1), 0), "at least 1"),
     ],
 )
 def test_bad_arguments_are_refused_with_the_fix(build, word):

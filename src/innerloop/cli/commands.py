@@ -141,22 +141,29 @@ def check_gradient(
 
 
 def prepare(
-    dataset: Positional[Literal["omniglot"]],
+    dataset: Annotated[Positional[str], arg(metavar="omniglot|IMAGES")],
     *,
     source: Annotated[Path | None, arg(metavar="PATH")] = None,
     out: Annotated[Path | None, arg(metavar="PATH")] = None,
+    size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    skip_bad: bool = False,
 ) -> None:
-    """Turn a published data set into the file that training reads.
+    """Turn a published data set, or your folder of images, into the files that training reads.
 
     Args:
-        dataset: Which data set.
-        source: Folder with the official zips, their unpacked tree or a prepared file; without
-            it, the official zips are downloaded.
-        out: Folder or .npz file to write; the default is in the data folder (INNERLOOP_DATA).
+        dataset: omniglot, or a folder with one sub-folder of images per class, of any size.
+        source: Of omniglot: folder with the official zips, their unpacked tree or a prepared
+            file; without it, the official zips are downloaded.
+        out: Of omniglot: folder or .npz file to write; the default is in the data folder
+            (INNERLOOP_DATA). Of your images: a new folder.
+        size: Of your images: the side in pixels to which they are resized; the default is 84.
+        channels: Of your images: 3 is RGB, the default, 1 is grey.
+        skip_bad: Of your images: leave out files that cannot be read, and list them.
     """
     from .preparing import prepare_command
 
-    prepare_command(dataset, source, out)
+    prepare_command(dataset, source, out, size, channels, skip_bad)
 
 
 def recipes(family: Annotated[Positional[str], arg(metavar="[NAME]")] = "") -> None:

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         if debug:
             traceback.print_exception(error)
-        errors.print(Text("error: ", "bold red").append(Text(str(error), "red")))
+        rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+        place = "" if rank == "0" else f"rank {rank}: "
+        errors.print(Text(f"{place}error: ", "bold red").append(Text(str(error), "red")))
         return USAGE
     except Interrupted as stop:
         errors.print(Text(str(stop), "yellow"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from ..config import RunConfig, check_folder, launch, load_yaml, parse_yaml, stored
+from ..config.launch import CONFIG
 from ..recipes import recipe
 from ..train.interrupt import Interrupted
-from ..train.ranks import Ranks, spawn
+from ..train.ranks import Ranks, joined, launched, restarted, spawn
 from .progress import Progress
 
 
@@ -44,18 +46,37 @@ def train_run(
     then: str | None = "evaluate",
 ) -> None:
     """Train with progress on the console, and say which command is `then` next."""
-    if config.train.workers > 1:
+    if launched():
+        if config.train.workers > 1:
+            raise ValueError(
+                f"torchrun has started this process as one of several, and train.workers is "
+                f"{config.train.workers}: expected one or the other. Under torchrun type "
+                "--workers 1, or start innerloop train without torchrun"
+            )
+        with joined() as ranks:
+            # The same command is given again when a rank was lost or a job is requeued.
+            resume = (resume or restarted()) and (folder / CONFIG).exists()
+            ranks.wait()
+            _as_rank(ranks, config, folder, resume, then)
+    elif config.train.workers > 1:
         check_folder(config, folder, resume)
-        spawn(config.train.workers, _rank, config.to_yaml(), folder, resume, then)
+        spawn(config.train.workers, _worker, config.to_yaml(), folder, resume, then)
     else:
         _train(console, config, folder, resume, then, None)
 
 
-def _rank(ranks: Ranks, text: str, folder: Path, resume: bool, then: str | None) -> None:
-    """One of several worker processes; the first one speaks for all."""
+def _worker(ranks: Ranks, text: str, folder: Path, resume: bool, then: str | None) -> None:
+    """One of several processes that this one has started."""
+    _as_rank(ranks, parse_yaml(text, "the configuration"), folder, resume, then)
+
+
+def _as_rank(ranks: Ranks, config: RunConfig, folder: Path, resume: bool, then: str | None) -> None:
+    """The first of several processes speaks for all."""
     console = Console(quiet=not ranks.first)
+    if not ranks.first:
+        logging.getLogger("innerloop").setLevel(logging.ERROR)
     try:
-        _train(console, parse_yaml(text, "the configuration"), folder, resume, then, ranks)
+        _train(console, config, folder, resume, then, ranks)
     except Interrupted as stop:
         console.print(Text(str(stop), "yellow"), soft_wrap=True)
         raise SystemExit(128 + stop.signum) from None

@@ -2,10 +2,21 @@
 
 from . import sources
 from .launch import check_folder, launch, load, stored, task_spec
-from .pieces import METHODS, MLP, MODELS, Conv4
+from .pieces import METHODS, MLP, MODELS, Conv4, R2D2Net, ResNet12, WideResNet
 from .run import Evaluate, RunConfig, load_yaml, parse_yaml
 from .schema import ConfigError, plain, read
-from .sources import SOURCES, Folder, Glyphs, LinearGaussian, Omniglot, Sine, TestTasks
+from .sources import (
+    SOURCES,
+    Cub,
+    Folder,
+    Glyphs,
+    LinearGaussian,
+    Omniglot,
+    Prepared,
+    Published,
+    Sine,
+    TestTasks,
+)
 
 __all__ = [
     "METHODS",
@@ -14,14 +25,20 @@ __all__ = [
     "SOURCES",
     "ConfigError",
     "Conv4",
+    "Cub",
     "Evaluate",
     "Folder",
     "Glyphs",
     "LinearGaussian",
     "Omniglot",
+    "Prepared",
+    "Published",
+    "R2D2Net",
+    "ResNet12",
     "RunConfig",
     "Sine",
     "TestTasks",
+    "WideResNet",
     "check_folder",
     "launch",
     "load",

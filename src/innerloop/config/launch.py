@@ -16,7 +16,7 @@ from ..train.checkpoint import State, load_weights, weights_of
 from ..train.log import Observer, Record
 from ..train.loop import train
 from ..train.ranks import Ranks
-from .run import RunConfig, load_yaml
+from .run import RunConfig, device, load_yaml
 from .schema import ConfigError, plain
 
 CONFIG, TASK = "config.yaml", "task.json"
@@ -58,11 +58,12 @@ def launch(
     Raises what `train.loop.train` raises, ValueError if the folder is in use (without `resume`) or
     holds another run (with it). Nothing is written before everything has been built.
     """
-    if ranks is None or ranks.first:
-        check_folder(config, run_dir, resume)
-    if config.train.threads and ranks is None:
+    ranks = ranks or Ranks()
+    check_folder(config, run_dir, resume)
+    ranks.wait()  # the first one writes only when all have looked
+    if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    method, splits = config.build()
+    method, splits = config.build(device(ranks.device(config.train.device)))
 
     def describe(record: Record) -> None:
         if record["event"] == "start":

@@ -15,9 +15,13 @@ from . import baselines
 from .signature import section
 
 MLP = section("mlp", models.mlp, given=("inputs", "outputs"))
-Conv4 = section("conv4", models.Conv4, given=("outputs", "channels", "size"))
+_IMAGES = ("outputs", "channels", "size")
+Conv4 = section("conv4", models.Conv4, given=_IMAGES)
+ResNet12 = section("resnet12", models.resnet12, given=_IMAGES)
+WideResNet = section("wide_resnet", models.wide_resnet, given=_IMAGES)
+R2D2Net = section("r2d2_net", models.r2d2_net, given=_IMAGES)
 
-MODELS: dict[str, Any] = {s.kind: s for s in (MLP, Conv4)}
+MODELS: dict[str, Any] = {s.kind: s for s in (MLP, Conv4, ResNet12, WideResNet, R2D2Net)}
 
 PRETRAINED = "pretrained"
 METHODS: dict[str, Any] = {
@@ -29,8 +33,8 @@ METHODS: dict[str, Any] = {
     "scratch": section("scratch", baselines.scratch, given=("model",)),
 }
 
-# Methods that compare features: their network has no head.
-HEADLESS = ("protonet",)
+# Methods on features: their network has no head.
+HEADLESS = ("protonet", "matching", "r2d2", "lrd2", "metaoptnet")
 
 
 def network(settings: Any, spec: Spec, *, head: bool = True) -> nn.Module:
@@ -43,10 +47,13 @@ def network(settings: Any, spec: Spec, *, head: bool = True) -> nn.Module:
         return settings.call(inputs=inputs, outputs=outputs)
     if len(spec.x_shape) != 3 or spec.x_shape[1] != spec.x_shape[2]:
         raise ValueError(
-            f"model.kind=conv4 needs square images (channels, size, size), but the data gives "
-            f"{spec.x_shape}; use model.kind=mlp"
+            f"model.kind={settings.kind} needs square images (channels, size, size), but the data "
+            f"gives {spec.x_shape}; use model.kind=mlp"
         )
-    return settings.call(outputs=outputs, channels=spec.x_shape[0], size=spec.x_shape[1])
+    channels, size = spec.x_shape[:2]
+    if isinstance(settings, WideResNet):  # averages over maps of any size
+        return settings.call(outputs=outputs, channels=channels)
+    return settings.call(outputs=outputs, channels=channels, size=size)
 
 
 def build(method: Any, model: Any, spec: Spec, classes: int | None) -> Trainable:

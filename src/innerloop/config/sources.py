@@ -11,10 +11,13 @@ import torch
 
 from ..core.bounds import Bound, Positive
 from ..data.episodes import Episodes
-from ..data.folder import Skipped, folder
+from ..data.folder import folder
 from ..data.glyphs import glyphs
 from ..data.omniglot import omniglot
+from ..data.prepared import prepared
+from ..data.published import cub, published
 from ..data.source import Source, Splits
+from ..data.splits import Skipped
 from ..data.synthetic import LinearGaussian as LinearGaussianSource
 from ..data.synthetic import Sine as SineSource
 from .signature import section
@@ -45,8 +48,13 @@ LinearGaussian = section("linear_gaussian", linear_gaussian, given=_BUILT)
 Glyphs = section("glyphs", glyphs, given=_BUILT)
 Omniglot = section("omniglot", omniglot, given=_BUILT)
 Folder = section("folder", folder, given=_BUILT)
+Prepared = section("prepared", prepared, given=_BUILT)
+Published = section("published", published, given=_BUILT)
+Cub = section("cub", cub, given=_BUILT)
 
-SOURCES: dict[str, Any] = {s.kind: s for s in (Sine, LinearGaussian, Glyphs, Omniglot, Folder)}
+SOURCES: dict[str, Any] = {
+    s.kind: s for s in (Sine, LinearGaussian, Glyphs, Omniglot, Folder, Prepared, Published, Cub)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,11 @@ class TestTasks:
 def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
     """The sources of a run, with the sizes of `test` in validation and test."""
     skipped = Skipped()
-    rest = {"skipped": skipped} if isinstance(settings, Folder) else {}
+    rest = {"skipped": skipped} if isinstance(settings, (Folder, Prepared)) else {}
+    way = getattr(settings, "way", 0)
+    if test.way is not None and test.way < way:
+        # Validation classes may be too few for the way of training: miniImageNet has 16 of them.
+        settings = dataclasses.replace(settings, way=test.way)
     built = settings.call(device=device, **rest)
     for line in skipped.lines():
         log.warning(line)
@@ -73,7 +85,7 @@ def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
         return splits
     if isinstance(splits.test, Episodes):
         return Splits(
-            splits.train,
+            splits.train if way == settings.way else _resized(splits.train, {"way": way}, device),
             _resized(splits.validation, changes, device),
             _resized(splits.test, changes, device),
         )

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
 from .types import Batch, Task
+
+_RECORDING: ContextVar[bool] = ContextVar("innerloop_recording", default=False)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Within the block tensors are being recorded: their values must not be asked for."""
+    token = _RECORDING.set(True)
+    try:
+        yield
+    finally:
+        _RECORDING.reset(token)
+
+
+def readable(x: Tensor) -> bool:
+    """Whether values may be looked at: not while recording, and elsewhere than on the CPU it would
+    stall every step."""
+    return x.device.type == "cpu" and not _RECORDING.get() and not torch.compiler.is_compiling()
 
 
 def tasks(value: Task, kind: str) -> None:
@@ -66,7 +89,10 @@ def _batch(name: str, batch: Batch) -> None:
             f"the {name} set is empty: x has shape {tuple(x.shape)} (tasks, examples, ...); give "
             "at least one example"
         )
-    if x.device.type == "cpu" and x.is_floating_point() and not torch.isfinite(x).all():
+    # The sum is one cheap pass; only where it overflows or is NaN are the values looked at singly.
+    if x.device.type != "cpu" or not x.is_floating_point() or math.isfinite(float(x.sum())):
+        return
+    if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(f"{name} x holds {bad} values that are NaN or infinite; clean the data")
 

@@ -16,10 +16,14 @@ from .types import Batch, MetaGradient, Params, Task
 
 
 class Outcome(NamedTuple):
-    """Query losses of each task (T,), and the outputs (T, n, ...) they were computed from."""
+    """Query losses of each task (T,), and the outputs (T, n, ...) they were computed from.
+
+    `stats` is what else the learner has to say, one value per task: (T,).
+    """
 
     losses: Tensor
     outputs: Tensor
+    stats: Params = {}  # noqa: RUF012 (nobody writes to it)
 
 
 class Learner(nn.Module, ABC):
@@ -89,11 +93,14 @@ class IterativeLearner(Learner):
 class Estimator(ABC):
     """How dphi/dmeta is applied to a vector.
 
-    `remembers` says that it hands a persistent solver's final state back as `memory`.
+    `remembers` says that it hands a persistent solver's final state back as `memory`. `recordable`
+    says that its tensor operations are the same for all tasks of a shape (no random numbers, no
+    loops until convergence).
     """
 
     needs: type[Learner] = Learner  # type: ignore[type-abstract]
     remembers = False
+    recordable = True
 
     @abstractmethod
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:

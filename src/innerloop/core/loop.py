@@ -151,8 +151,8 @@ def met(tolerance: float | None, norm: Tensor) -> Params:
 
 
 def summary(outcome: Outcome, tasks: Task) -> dict[str, Tensor]:
-    """Per-task query loss, and accuracy where labels are classes: each (T,)."""
-    stats = {"loss": outcome.losses.detach()}
+    """Per-task query loss, accuracy where labels are classes, the learner's own: each (T,)."""
+    stats = {"loss": outcome.losses.detach(), **outcome.stats}
     y = tasks.query.y
     if not y.is_floating_point() and outcome.outputs.dim() == y.dim() + 1:
         right = outcome.outputs.detach().argmax(2) == y

@@ -1,4 +1,4 @@
-"""Few-shot classification tasks drawn from a pool in memory."""
+"""Few-shot classification tasks drawn from a pool of labelled images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 from ..core.types import Batch, Task
 from .augment import flip_shift, turned
 from .draw import distinct
+from .mapped import MappedRows
 from .pool import ClassPool, scaled
 from .source import Source, Spec
-from .validate import check_examples, named
+from .transfer import moved
+from .validate import check_examples, check_square, named
 
 Rotate = Literal["none", "augment"]
 Augment = Literal["none", "flip-shift"]
@@ -35,15 +37,19 @@ class Episodes(Source):
     """`way`-way `shot`-shot tasks: classes, then different images of each, drawn without repeats.
 
     Rows of support and query are grouped by class, the classes in random order. `x` leaves as
-    float32 (T, n, C, H, W), in [0, 1] when the pool holds uint8; `y` is int64 (T, n).
+    float32 (T, n, C, H, W), in [0, 1] when the pool holds uint8; `y` is int64 (T, n). The rows of
+    a table leave as (T, n, d) in the same way.
 
     `rotate="augment"` turns each class of each task by one random multiple of 90 degrees (MAML's
     augmentation: two turns of one class are never contrasted). `augment="flip-shift"` mirrors and
     moves each image on its own. `within_group=True` takes all classes of a task from one group,
     drawn uniformly among the groups with at least `way` classes.
 
-    Images stay on `device` and are taken by indexing; which ones is decided on the CPU, so a seed
-    gives the same tasks on every device. `label`, `name` and `split` only serve `describe`.
+    Images in memory are moved to `device` once, whole, and taken there by indexing; images on disk
+    stay there, and each task reads its own (`pool.to(device)` moves these whole as well). Which
+    ones is decided on the CPU, so a seed gives the same tasks on every device; the numbers of the
+    rows follow in one copy, and no draw waits for an accelerator.
+    `name` and `split` only serve `describe`.
 
     Raises ValueError for a way the pool or every group is too small for, and for classes with
     fewer than shot + queries images, with their names.
@@ -64,7 +70,9 @@ class Episodes(Source):
         split: str = "all",
     ) -> None:
         _check_settings(pool, way, shot, queries, rotate, augment, split)
-        self.pool = pool if device is None else pool.to(device)
+        self.device = pool.images.device if device is None else torch.device(device)
+        on_disk = isinstance(pool.images, MappedRows)
+        self.pool = pool if device is None or on_disk else pool.to(device)
         self.way, self.shot, self.queries = way, shot, queries
         self.rotate, self.augment, self.within_group = rotate, augment, within_group
         self.name, self.split = name, split
@@ -77,11 +85,22 @@ class Episodes(Source):
 
     def sample(self, generator: torch.Generator, n: int) -> Task:
         """`n` stacked tasks; the (CPU) generator alone decides which."""
-        draw = self.draw(generator, n)
-        return Task(
-            support=self._batch(draw, draw.support_rows, draw.support_y, generator),
-            query=self._batch(draw, draw.query_rows, draw.query_y, generator),
-        )
+        return self.rows(generator, n, 0, n)
+
+    def rows(self, generator: torch.Generator, n: int, first: int, stop: int) -> Task:
+        """As `Source.rows`: of the other tasks only the numbers are drawn, no image is read."""
+        if self.augment == "flip-shift" and stop - first < n:  # it draws for each image of all
+            return super().rows(generator, n, first, stop)
+        draw = Draw(*(part[first:stop] for part in self.draw(generator, n)))
+        rows, y = [draw.support_rows, draw.query_rows], [draw.support_y, draw.query_y]
+        turns = [draw.turns.gather(1, labels).flatten() for labels in y]
+        if isinstance(self.pool.images, MappedRows):
+            y = moved(y, self.device)
+        else:
+            together = moved([*rows, *y], self.device)
+            rows, y = together[:2], together[2:]
+        support, query = (self._batch(rows[i], y[i], turns[i], generator) for i in (0, 1))
+        return Task(support, query)
 
     def draw(self, generator: torch.Generator, n: int) -> Draw:
         """The first half of `sample`: which classes and rows make the next `n` tasks."""
@@ -135,14 +154,14 @@ class Episodes(Source):
         within = distinct(self._group_size[group], self.way, generator)
         return self._members[self._group_start[group].unsqueeze(-1) + within]
 
-    def _batch(self, draw: Draw, rows: Tensor, y: Tensor, generator: torch.Generator) -> Batch:
-        device = self.pool.images.device
-        images = self.pool.images.index_select(0, rows.flatten().to(device))
+    def _batch(self, rows: Tensor, y: Tensor, turns: Tensor, generator: torch.Generator) -> Batch:
+        """`rows` lie where the pool's images do, `y` on the source's device, `turns` on the CPU."""
+        images = self.pool.stored(rows.flatten(), self.device)
         if self.rotate == "augment":
-            images = turned(images, draw.turns.gather(1, y).flatten())
+            images = turned(images, turns)
         if self.augment == "flip-shift":
             images = flip_shift(images, generator)
-        return Batch(scaled(images).unflatten(0, rows.shape), y.to(device))
+        return Batch(scaled(images).unflatten(0, rows.shape), y)
 
 
 def _arranged(rows: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,6 +208,11 @@ def _check_settings(
         raise ValueError(f"rotate must be one of {', '.join(get_args(Rotate))}, got {rotate!r}")
     if augment not in get_args(Augment):
         raise ValueError(f"augment must be one of {', '.join(get_args(Augment))}, got {augment!r}")
-    if rotate != "none" and pool.images.shape[-1] != pool.images.shape[-2]:
-        raise ValueError(f"rotating by 90 degrees needs square images, got {pool.x_shape}")
+    if rotate != "none":
+        check_square(pool.x_shape)
+    if augment != "none" and len(pool.x_shape) != 3:
+        raise ValueError(
+            f"augment={augment!r} needs images (channels, height, width), got {pool.x_shape}; "
+            "use augment='none'"
+        )
     check_examples(pool, shot + queries, f"{split}: shot {shot} + queries {queries}")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ..core.streams import generator
-from .episodes import Augment, Episodes, Rotate
+from .episodes import Augment, Rotate
 from .images import BadImage, Channels, is_image, read_image
 from .pool import ClassPool
-from .source import Splits
-from .validate import check_disjoint, check_examples, named
+from .pool_writer import CLASSES
+from .source import PARTS, Splits
+from .splits import Fractions, Skipped, few_shot, large_enough, shared_out
+from .validate import named
 
-SPLIT_NAMES = {
+_PART = 256
+SPLIT_NAMES: dict[str, str] = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -33,23 +35,6 @@ class ClassFolder(NamedTuple):
     files: list[Path]
 
 
-@dataclass
-class Skipped:
-    """What `skip_bad` left out, in words; empty when nothing was wrong."""
-
-    files: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.files or self.classes)
-
-    def lines(self) -> list[str]:
-        """One line per thing left out."""
-        return [f"skipped file {f}" for f in self.files] + [
-            f"skipped class {c}" for c in self.classes
-        ]
-
-
 def folder(
     root: Path | str,
     *,
@@ -58,7 +43,7 @@ def folder(
     queries: int = 15,
     size: int = 84,
     channels: Channels = 3,
-    fractions: tuple[float, float, float] = (0.64, 0.16, 0.20),
+    fractions: Fractions = (0.64, 0.16, 0.20),
     seed: int = 0,
     rotate: Rotate = "none",
     augment: Augment = "none",
@@ -84,17 +69,21 @@ def folder(
     if root == "":
         raise ValueError("root is empty: say where your images are, --data.root DIR")
     root = Path(root).expanduser()
+    if (root / CLASSES).is_file():
+        raise ValueError(
+            f"{root} is a prepared data set, not a folder of images; use --data prepared "
+            f"--data.root {root}"
+        )
     skipped = Skipped() if skipped is None else skipped
     needed = shot + queries
     places = split_folders(root)
     if places is None:
         pool = read_folder(root, size=size, channels=channels, skip_bad=skip_bad, skipped=skipped)
-        pool = _large_enough(pool, needed, skip_bad, skipped)
-        pools = _shared_out(pool, fractions, seed, within_group)
-        said = f"by seed {seed}"
+        pool = large_enough(pool, needed, skip_bad, skipped)
+        pools = shared_out(pool, fractions, seed, within_group)
     else:
         pools = {
-            part: _large_enough(
+            part: large_enough(
                 read_folder(p, size=size, channels=channels, skip_bad=skip_bad, skipped=skipped),
                 needed,
                 skip_bad,
@@ -102,29 +91,19 @@ def folder(
             )
             for part, p in places.items()
         }
-        said = "by folder"
-    name = f"folder {root.resolve().name}"
-    if skipped:
-        name += f", skipped {len(skipped.files)} files and {len(skipped.classes)} classes"
-    check_disjoint(pools, by="class")
-    if within_group:
-        check_disjoint(pools, by="group")
-    sources = {
-        part: Episodes(
-            pool.inverted() if invert else pool,
-            way=way,
-            shot=shot,
-            queries=queries,
-            rotate=rotate if part == "train" else "none",
-            augment=augment if part == "train" else "none",
-            within_group=within_group,
-            device=device,
-            name=name,
-            split=f"{part} {said}",
-        )
-        for part, pool in pools.items()
-    }
-    return Splits(sources["train"], sources["validation"], sources["test"])
+    return few_shot(
+        pools,
+        way=way,
+        shot=shot,
+        queries=queries,
+        rotate=rotate,
+        augment=augment,
+        invert=invert,
+        within_group=within_group,
+        device=device,
+        name=f"{folder_name(root)}{skipped}",
+        said="by folder" if places else f"by seed {seed}",
+    )
 
 
 def read_folder(
@@ -145,21 +124,49 @@ def read_folder(
     images: list[torch.Tensor] = []
     labels: list[int] = []
     kept: list[ClassFolder] = []
+    for item, part in read_classes(classes, size, channels, skip_bad, skipped):
+        if not kept or kept[-1] != item:
+            kept.append(item)
+        labels += [len(kept) - 1] * len(part)
+        images.append(part)
+    groups = sorted({item.group for item in kept})
+    return ClassPool(
+        images=torch.cat(images),
+        label=torch.tensor(labels),
+        class_names=[item.name for item in kept],
+        class_group=torch.tensor([groups.index(item.group) for item in kept]),
+        group_names=groups,
+    )
+
+
+def read_classes(
+    classes: Sequence[ClassFolder],
+    size: int | tuple[int, int],
+    channels: Channels,
+    skip_bad: bool,
+    skipped: Skipped,
+) -> Iterator[tuple[ClassFolder, torch.Tensor]]:
+    """Each class with its images, uint8 (k, channels, H, W), in parts of at most 256 images.
+
+    Raises ValueError at the end for all files that cannot be read, and classes without images; with
+    `skip_bad` only if nothing is left, and lists them in `skipped`.
+    """
     bad: list[str] = []
     empty: list[str] = []
     for item in classes:
-        read = []
-        for path in item.files:
-            try:
-                read.append(read_image(path, size, channels))
-            except BadImage as error:
-                bad.append(str(error))
-        if not read:
+        readable = 0
+        for start in range(0, len(item.files), _PART):
+            part = []
+            for path in item.files[start : start + _PART]:
+                try:
+                    part.append(read_image(path, size, channels))
+                except BadImage as error:
+                    bad.append(str(error))
+            readable += len(part)
+            if part and (skip_bad or not bad):
+                yield item, torch.stack(part)
+        if not readable:
             empty.append(f"{item.name} (0 of {len(item.files)} files are readable images)")
-            continue
-        labels += [len(kept)] * len(read)
-        kept.append(item)
-        images += read
     if bad and not skip_bad:
         total = sum(len(item.files) for item in classes)
         raise ValueError(
@@ -173,16 +180,8 @@ def read_folder(
         )
     skipped.files += bad
     skipped.classes += empty
-    if not kept:
-        raise ValueError(f"{root} holds no readable image: {named(bad + empty)}")
-    groups = sorted({item.group for item in kept})
-    return ClassPool(
-        images=torch.stack(images),
-        label=torch.tensor(labels),
-        class_names=[item.name for item in kept],
-        class_group=torch.tensor([groups.index(item.group) for item in kept]),
-        group_names=groups,
-    )
+    if len(empty) == len(classes):
+        raise ValueError(f"no class folder holds a readable image: {named(bad + empty)}")
 
 
 def class_folders(root: Path) -> list[ClassFolder]:
@@ -224,7 +223,7 @@ def split_folders(root: Path) -> dict[str, Path] | None:
     places = {SPLIT_NAMES[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_NAMES}
     if not places:
         return None
-    missing = [name for name in ("train", "validation", "test") if name not in places]
+    missing = [name for name in PARTS if name not in places]
     others = [f.name for f in folders if f not in places.values()]
     if missing or others:
         wrong = f"{' and '.join(missing)} missing" if missing else f"also {named(others)}"
@@ -232,7 +231,12 @@ def split_folders(root: Path) -> dict[str, Path] | None:
             f"{root} has split folders {named(p.name for p in places.values())}, but {wrong}; "
             "expected exactly train, val and test, or class folders only"
         )
-    return {name: places[name] for name in ("train", "validation", "test")}
+    return {name: places[name] for name in PARTS}
+
+
+def folder_name(root: Path) -> str:
+    """What results call the images of this folder."""
+    return f"folder {root.resolve().name}"
 
 
 def _subfolders(root: Path) -> list[Path]:
@@ -241,44 +245,3 @@ def _subfolders(root: Path) -> list[Path]:
 
 def _images(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_file() and is_image(p))
-
-
-def _large_enough(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped) -> ClassPool:
-    if not skip_bad:
-        check_examples(pool, needed, "shot + queries")
-        return pool
-    skipped.classes += [
-        f"{name} ({count} images, {needed} needed)"
-        for name, count in zip(pool.class_names, pool.counts.tolist(), strict=True)
-        if count < needed
-    ]
-    return pool.with_at_least(needed)
-
-
-def _shared_out(
-    pool: ClassPool, fractions: tuple[float, float, float], seed: int, by_group: bool
-) -> dict[str, ClassPool]:
-    """Classes (or whole groups) shuffled by `seed` and cut at the fractions."""
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
-    units = pool.class_group.unique() if by_group else torch.arange(pool.n_classes)
-    many = "groups" if by_group else "classes"
-    n = len(units)
-    test, validation = max(1, round(n * fractions[2])), max(1, round(n * fractions[1]))
-    if test + validation >= n:
-        raise ValueError(
-            f"{n} {many} shared out by {fractions} leave none for training; at least 3 are needed, "
-            "or make the folders train, val and test yourself"
-        )
-    order = units[torch.randperm(n, generator=generator(seed, "folder", "split"))]
-    parts = {
-        "train": order[: n - test - validation],
-        "validation": order[n - test - validation : n - test],
-        "test": order[n - test :],
-    }
-    if not by_group:
-        return {name: pool.select(part.sort().values) for name, part in parts.items()}
-    return {
-        name: pool.select(torch.isin(pool.class_group, part).nonzero().squeeze(1))
-        for name, part in parts.items()
-    }

@@ -27,10 +27,17 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: Path | str, size: int | tuple[int, int], channels: Channels = 3) -> Tensor:
+def read_image(
+    path: Path | str,
+    size: int | tuple[int, int],
+    channels: Channels = 3,
+    *,
+    box: tuple[float, ...] | None = None,
+) -> Tensor:
     """One image file as uint8 (channels, height, width), resized without keeping its proportions.
 
-    `size` is the side or (height, width) in pixels; `channels` 1 is grey, 3 is RGB. The camera's
+    `size` is the side or (height, width) in pixels; `channels` 1 is grey, 3 is RGB. `box`, left,
+    top, width and height in pixels, is the part of the image to take. The camera's
     orientation tag is obeyed, transparency is laid on white, 16-bit greys are scaled to 8 bits and
     floats are taken as 0..1.
 
@@ -51,6 +58,7 @@ def read_image(path: Path | str, size: int | tuple[int, int], channels: Channels
             with Image.open(path) as opened:
                 image = ImageOps.exif_transpose(opened)
                 plain = _eight_bits(image).convert("L" if channels == 1 else "RGB")
+                plain = plain if box is None else plain.crop(_inside(box, plain.size))
     except BadImage as error:
         raise BadImage(f"{path}: {error}") from error
     except (
@@ -66,6 +74,15 @@ def read_image(path: Path | str, size: int | tuple[int, int], channels: Channels
         plain = plain.resize((width, height), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(plain, np.uint8))
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _inside(box: tuple[float, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of the box that lies in an image of this size."""
+    left, top = max(0, round(box[0])), max(0, round(box[1]))
+    right, bottom = min(size[0], round(box[0] + box[2])), min(size[1], round(box[1] + box[3]))
+    if right <= left or bottom <= top:
+        raise BadImage(f"the box {box} lies outside of the image of {size[0]} x {size[1]} pixels")
+    return left, top, right, bottom
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Labelled images held in memory: what classification tasks are drawn from."""
+"""Labelled images, in memory or on disk: what classification tasks are drawn from."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .validate import check_finite, check_groups, check_images, check_labels
+from .mapped import MappedRows
+from .validate import check_finite, check_groups, check_images, check_labels, check_square
 
 
 @dataclass(frozen=True, eq=False)
 class ClassPool:
     """Images with one class each, the classes in groups (alphabet, script, region).
 
-    `images` is (N, C, H, W), uint8 in 0..255 or floating point; `label` is int64 (N,), an index
-    into `class_names`; `class_group` is int64 (n_classes,), an index into `group_names`. Classes
-    may have different sizes and rows may come in any order.
+    `images` is (N, ...), such as (N, C, H, W) or, for the rows of a table, (N, d); uint8 in 0..255
+    or floating point; in memory, or `MappedRows`, which stay on disk. `label` is int64 (N,), an
+    index into `class_names`; `class_group` is int64 (n_classes,), an index into `group_names`.
+    Classes may have different sizes and rows may come in any order.
 
     Raises ValueError for a wrong shape or dtype, labels or groups out of range, class names that
-    occur twice, and pixels that are not finite.
+    occur twice, and values in memory that are not finite. (Those on disk are not read for that:
+    `PoolWriter` refused them.)
     """
 
-    images: Tensor
+    images: Tensor | MappedRows
     label: Tensor
     class_names: list[str]
     class_group: Tensor
@@ -34,7 +37,8 @@ class ClassPool:
         check_images(self.images)
         check_labels(self.label, len(self.images), self.class_names)
         check_groups(self.class_group, len(self.class_names), self.group_names)
-        check_finite(self.images, self.label, self.class_names)
+        if not isinstance(self.images, MappedRows):
+            check_finite(self.images, self.label, self.class_names)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,9 +66,15 @@ class ClassPool:
         """Where each class begins in `rows`, int64 (n_classes,)."""
         return self.counts.cumsum(0) - self.counts
 
-    def pixels(self, rows: Tensor) -> Tensor:
-        """Those images as floats: uint8 is divided by 255, floating point is passed on."""
-        return scaled(self.images.index_select(0, rows.to(self.images.device)))
+    def stored(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Those images on `device`, as they are stored; int64 `rows` are where the images are.
+
+        From disk they go to an accelerator without waiting, as the bytes they are.
+        """
+        if not isinstance(self.images, MappedRows):
+            return self.images.index_select(0, rows).to(device)
+        cuda = device.type == "cuda"
+        return self.images.read(rows, pinned=cuda).to(device, non_blocking=cuda)
 
     def select(self, classes: Sequence[int] | Tensor) -> ClassPool:
         """The pool of these classes only, in this order; groups keep their numbers."""
@@ -92,11 +102,16 @@ class ClassPool:
 
     def inverted(self) -> ClassPool:
         """Ink for paper: 255 - x, or 1 - x for floating point images."""
+        if isinstance(self.images, MappedRows):
+            return replace(self, images=self.images.inverted())
         top = 255 if self.images.dtype == torch.uint8 else 1
         return replace(self, images=top - self.images)
 
     def to(self, device: torch.device | str) -> ClassPool:
-        """The same pool, images on `device`; labels stay on the CPU, where draws are made."""
+        """The same pool, images in the memory of `device`; labels stay where draws are made.
+
+        Raises ValueError when images that were on disk do not fit.
+        """
         return replace(self, images=self.images.to(device))
 
 
@@ -109,15 +124,20 @@ def with_rotated_classes(pool: ClassPool) -> ClassPool:
     """Four classes for one: every class turned by 0, 90, 180 and 270 degrees is its own class.
 
     Class k turned r times is class `r * n_classes + k`, named `name@90` and so on. Quadruples the
-    memory. Raises ValueError for images that are not square.
+    memory. Raises ValueError for images that are not square, and for those on disk.
 
     Source: Santoro et al. 2016 (MANN), section 4; Vinyals et al. 2016; Reptile's released code.
     """
-    if pool.images.shape[-1] != pool.images.shape[-2]:
-        raise ValueError(f"rotating by 90 degrees needs square images, got {pool.x_shape}")
+    check_square(pool.x_shape)
+    images = pool.images
+    if isinstance(images, MappedRows):
+        raise ValueError(
+            "four classes for one need the images in memory four times; read them with "
+            'pool.to("cpu"), or turn them as they are drawn with Episodes(..., rotate="augment")'
+        )
     n = pool.n_classes
     return ClassPool(
-        images=torch.cat([torch.rot90(pool.images, r, (-2, -1)) for r in range(4)]),
+        images=torch.cat([torch.rot90(images, r, (-2, -1)) for r in range(4)]),
         label=torch.cat([pool.label + r * n for r in range(4)]),
         class_names=[
             name if r == 0 else f"{name}@{90 * r}" for r in range(4) for name in pool.class_names

@@ -8,7 +8,9 @@ from typing import Literal
 
 import torch
 
-from ..core.types import Task
+from ..core.types import Batch, Task
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,19 @@ class Source(ABC):
     @abstractmethod
     def sample(self, generator: torch.Generator, n: int) -> Task:
         """`n` stacked tasks, on the source's device; the generator alone decides which."""
+
+    def rows(self, generator: torch.Generator, n: int, first: int, stop: int) -> Task:
+        """Tasks `first` to `stop` of those that `sample` draws: what one of several ranks takes.
+
+        Raises ValueError for a source that makes one batch of all its tasks.
+        """
+        tasks = self.sample(generator, n)
+        if len(tasks.support.x) != n:
+            raise ValueError(
+                f"{type(self).__name__} makes one batch of its {n} tasks, which ranks cannot "
+                "share; expected one process: --workers 1"
+            )
+        return Task(*(Batch(b.x[first:stop], b.y[first:stop]) for b in tasks))
 
     @abstractmethod
     def describe(self) -> dict[str, str]:

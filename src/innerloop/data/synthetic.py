@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.types import Batch, Task
 from .source import Source, Spec
+from .transfer import moved
 
 
 class Curves(NamedTuple):
@@ -65,11 +66,12 @@ class Sine(Source):
             _uniform(self.amplitude, (n, 1), generator), _uniform(self.phase, (n, 1), generator)
         )
         x = _uniform(self.x, (n, self.shot + self.queries, 1), generator)
-        x, y = self._placed(x), self._placed(curves(x))
+        drawn = [value.to(self.dtype) for value in (x, curves(x), *curves)]
+        x, y, *found = moved(drawn, self.device)
         task = Task(
             Batch(x[:, : self.shot], y[:, : self.shot]), Batch(x[:, self.shot :], y[:, self.shot :])
         )
-        return task, Curves(*(self._placed(value) for value in curves))
+        return task, Curves(*found)
 
     def describe(self) -> dict[str, str]:
         """Sizes and ranges."""
@@ -81,9 +83,6 @@ class Sine(Source):
             "phase": "{:g}..{:g}".format(*self.phase),
             "x": "{:g}..{:g}".format(*self.x),
         }
-
-    def _placed(self, value: Tensor) -> Tensor:
-        return value.to(device=self.device, dtype=self.dtype)
 
 
 class LinearGaussian(Source):
@@ -165,7 +164,7 @@ class LinearGaussian(Source):
 
     def _normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return drawn.to(device=self.mean.device, dtype=self.mean.dtype)
+        return moved([drawn.to(self.mean.dtype)], self.mean.device)[0]
 
 
 def _uniform(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .mapped import MappedRows
     from .pool import ClassPool
 
 
@@ -19,12 +21,17 @@ def named(items: Iterable[str], most: int = 8) -> str:
     return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def check_images(images: Tensor) -> None:
-    """Raises ValueError unless `images` is a non-empty (N, C, H, W) of uint8 or floats."""
-    if images.ndim != 4:
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that occur more than once, in order."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def check_images(images: Tensor | MappedRows) -> None:
+    """Raises ValueError unless `images` is a non-empty (N, ...) of uint8 or floats."""
+    if images.ndim < 2:
         raise ValueError(
-            f"images must have shape (N, channels, height, width), got {tuple(images.shape)}; "
-            "add a channel axis with images[:, None] if they are grey"
+            "images must have shape (N, channels, height, width), and rows of a table (N, d), got "
+            f"{tuple(images.shape)}; add an axis with images[:, None] if a row is one number"
         )
     if 0 in images.shape:
         raise ValueError(f"images must not be empty, got shape {tuple(images.shape)}")
@@ -32,6 +39,14 @@ def check_images(images: Tensor) -> None:
         raise ValueError(
             f"images must be uint8 (0..255) or floating point, got {images.dtype}; "
             "convert with images.to(torch.uint8) or images.float()"
+        )
+
+
+def check_square(x_shape: Sequence[int]) -> None:
+    """Raises ValueError unless one example is a (C, S, S) that can be turned by 90 degrees."""
+    if len(x_shape) != 3 or x_shape[1] != x_shape[2]:
+        raise ValueError(
+            f"rotating by 90 degrees needs square images (channels, size, size), got {x_shape}"
         )
 
 
@@ -49,7 +64,7 @@ def check_labels(label: Tensor, n_images: int, class_names: Sequence[str]) -> No
             f"{len(wrong)} of {n_images} labels are out of range [0, {len(class_names)}): "
             f"{values}; labels index class_names"
         )
-    twice = sorted({name for name in class_names if class_names.count(name) > 1})
+    twice = repeated(class_names)
     if twice:
         raise ValueError(f"class names must be distinct, {len(twice)} occur twice: {named(twice)}")
 

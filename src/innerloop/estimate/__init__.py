@@ -3,6 +3,7 @@
 from .batching import mean_gradient, split
 from .curvature import Curvature, FiniteDifference, ForwardOverReverse, ReverseOverReverse
 from .evolution import EvolutionStrategies
+from .hessian_free import HessianFree
 from .implicit import Implicit
 from .linear import ConjugateGradient, LinearSolver, Neumann
 from .reptile import Reptile
@@ -17,6 +18,7 @@ __all__ = [
     "FiniteDifference",
     "FirstOrder",
     "ForwardOverReverse",
+    "HessianFree",
     "Implicit",
     "LinearSolver",
     "Neumann",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
+from torch import Tensor
 
 from ..core import trees
 from ..core.contract import Estimator, Learner
@@ -24,40 +31,79 @@ def rows(tasks: Task, first: int, stop: int) -> Task:
 
 
 def mean_gradient(
-    estimator: Estimator, learner: Learner, meta: Params, tasks: Task, chunk: int
+    estimator: Estimator,
+    learner: Learner,
+    meta: Params,
+    tasks: Task,
+    chunk: int,
+    *,
+    threads: int = 1,
 ) -> MetaGradient:
-    """Loss and gradient averaged over all tasks, `chunk` tasks at a time; stats concatenated."""
-    total: MetaGradient | None = None
-    stats: list[Params] = []
-    for part in split(tasks, chunk):
-        found = estimator(learner, meta, part)
-        stats.append(found.stats)
-        if total is None:
-            # Own storage: a gradient may be a view of something else, and is added to in place.
-            own = (
-                {k: v.clone() for k, v in found.grads.items()}
-                if chunk < len(tasks.support.x)
-                else found.grads
-            )
-            total = MetaGradient(found.loss, own, {}, found.memory)
-        else:
-            _accumulate(total.grads, found.grads)
-            total = MetaGradient(
-                total.loss + found.loss, total.grads, {}, trees.merge(total.memory, found.memory)
-            )
-    assert total is not None
+    """Loss and gradient averaged over all tasks, `chunk` tasks at a time; stats concatenated.
+
+    With more than one thread the chunks are shared out among them, each thread running its own one
+    after another: for estimators that keep their hands off the modules (a recorded one).
+    """
+    parts = split(tasks, chunk)
+    threads = min(threads, len(parts))
+
+    def summed(share: list[Task]) -> MetaGradient:
+        return _summed(estimator(learner, meta, part) for part in share)
+
+    if threads == 1:
+        total = summed(parts)
+    else:
+        bounds = [len(parts) * i // threads for i in range(threads + 1)]
+        shares = [parts[a:b] for a, b in itertools.pairwise(bounds)]
+        total = _summed(_together(summed, shares))
     n = len(tasks.support.x)
     return MetaGradient(
         total.loss / n,
         {k: v / n for k, v in total.grads.items()},
-        {k: torch.cat([s[k] for s in stats]) for k in stats[0]},
+        total.stats,
         {k: v / n for k, v in total.memory.items()},
     )
 
 
-def _accumulate(total: Params, found: Params) -> None:
-    for k, v in found.items():
-        if k in total:
-            total[k].add_(v)
-        else:
-            total[k] = v.clone()
+def _summed(found: Iterable[MetaGradient]) -> MetaGradient:
+    """Sums of losses, gradients and memory in this order; stats one behind the other."""
+    loss: Tensor | float = 0.0
+    grads: Params = {}
+    memory: Params = {}
+    stats: list[Params] = []
+    for part in found:
+        loss = loss + part.loss
+        for k, v in part.grads.items():
+            if k in grads:
+                grads[k].add_(v)
+            else:
+                # Own storage: a gradient may be a view of something else.
+                grads[k] = v.clone()
+        memory = trees.merge(memory, part.memory)
+        stats.append(part.stats)
+    assert isinstance(loss, Tensor)
+    return MetaGradient(
+        loss, grads, {k: torch.cat([s[k] for s in stats]) for k in stats[0]}, memory
+    )
+
+
+def _together(
+    work: Callable[[list[Task]], MetaGradient], shares: list[list[Task]]
+) -> list[MetaGradient]:
+    """`work` on every share at once, each in a thread whose operations use one core."""
+    cores = torch.get_num_threads()
+    pool = _pool(len(shares))
+    # Operations in the pool's threads must not fan out themselves.
+    torch.set_num_threads(1)
+    try:
+        return list(pool.map(work, shares))
+    finally:
+        torch.set_num_threads(cores)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -19,6 +19,8 @@ class EvolutionStrategies(Estimator):
     Source: Song et al. 2020 (ES-MAML), algorithm 2 with antithetic sampling.
     """
 
+    recordable = False
+
     def __init__(self, *, sigma: float = 0.1, pairs: int = 16):
         if not sigma > 0:
             raise ValueError(f"expected sigma > 0 (a length in weight space), got {sigma!r}")

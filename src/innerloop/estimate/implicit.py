@@ -32,6 +32,7 @@ class Implicit(Estimator):
     """
 
     needs = IterativeLearner
+    recordable = False
 
     def __init__(self, linear: LinearSolver | None = None, curvature: Curvature | None = None):
         self.linear = linear or ConjugateGradient()

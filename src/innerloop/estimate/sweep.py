@@ -66,22 +66,46 @@ class Adjoint(Estimator):
         stored: list[Point] = []
         every = self.store_every or _spacing(learner.steps)
         needed = self._needed(learner)
-        for point in loop.points(learner, fixed, tasks.support):
+        for point in loop.points(learner, fixed, tasks.support, max(0, learner.steps - 1)):
             if point.t % every == 0 and point.t + every > needed:
                 stored.append(point)
-        end = point
+        end, ready = self._finish(learner, meta, point, tasks.support)
+        if ready and (not stored or stored[-1].t < point.t):
+            stored.append(point)
         outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks)
         mu: Params = {}
         for point in self._backwards(learner, fixed, tasks.support, stored, end.t):
             if self._skips(learner, point.t, end.t):
                 break
             where = Where(learner, meta, point.t, point.phi, tasks.support)
-            exact = self.last is None or point.t >= end.t - self.last
-            lam, mu, found = pull_step(where, point, lam, mu, self.curvature if exact else None)
+            inner = ready or self._linearise(where, end.t)
+            ready = None
+            lam, mu, found = pull_step(where, point, lam, mu, inner)
             total = trees.merge(total, found)
         total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
         stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
         return MetaGradient(outcome.losses.detach().sum(), total, stats)
+
+    def _linearise(self, where: Where, end: int) -> Linearised:
+        exact = self.last is None or where.t >= end - self.last
+        return self.curvature.at(where) if exact else _Constant(where)
+
+    def _finish(
+        self, learner: IterativeLearner, meta: Params, point: Point, support: Batch
+    ) -> tuple[Point, Linearised | None]:
+        """The last step, taken with the gradient of its own linearisation, which the sweep needs
+        next: so this one is not computed twice."""
+        if point.t != learner.steps - 1:
+            return point, None  # no steps at all, or a tolerance ended the loop
+        inner = self._linearise(Where(learner, meta, point.t, point.phi, support), learner.steps)
+        moving = loop.still_moving(learner, inner.grad)
+        if moving is not None and not moving.any():
+            return point, None
+        with torch.no_grad():
+            phi, state = loop.masked_step(
+                learner, trees.detach(meta), point, inner.grad, inner.losses, moving
+            )
+        return Point(learner.steps, phi, state), inner
 
     def _needed(self, learner: IterativeLearner) -> int:
         """The first step whose point the sweep may ask for."""
@@ -150,7 +174,8 @@ def outer_gradient(
         found = trees.pull([outcome.losses], inputs, [torch.ones_like(outcome.losses)])
     lam = {k: found["phi " + k] for k in phi if "phi " + k in found}
     direct = {k[5:]: v for k, v in found.items() if k.startswith("meta ")}
-    return Outcome(outcome.losses.detach(), outcome.outputs.detach()), lam, direct
+    found_stats = trees.detach(outcome.stats)
+    return Outcome(outcome.losses.detach(), outcome.outputs.detach(), found_stats), lam, direct
 
 
 def pull_start(learner: IterativeLearner, meta: Params, support: Batch, lam: Params) -> Params:
@@ -161,10 +186,15 @@ def pull_start(learner: IterativeLearner, meta: Params, support: Batch, lam: Par
 
 
 def pull_step(
-    where: Where, point: Point, lam: Params, mu: Params, curvature: Curvature | None
+    where: Where, point: Point, lam: Params, mu: Params, inner: Linearised
 ) -> tuple[Params, Params, Params]:
     """One turn of the sweep: cotangents of (phi_t, s_t) and what this step adds to G."""
-    inner = curvature.at(where) if curvature else _Constant(where)
+    if where.learner.plain and where.learner.tolerance is None:
+        # phi' = phi - a g with a number a: the cotangent of g is -a lam.
+        still = {k: torch.zeros_like(v) for k, v in lam.items()}
+        u = where.learner.step(where.meta, point.t, still, lam, inner.losses, {})[0]
+        h_phi, h_meta = inner.pull(u)
+        return trees.merge(lam, h_phi), {}, h_meta
     leaves = (
         {"phi " + k: v for k, v in trees.leaves(point.phi).items()}
         | {"state " + k: v for k, v in trees.leaves(point.state).items()}

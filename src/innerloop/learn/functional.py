@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from torch.func import functional_call
 
 from ..core.types import Params
+
+Slot = tuple[dict[str, Any], str, str]
+"""A module's dictionary, the key in it, and the first name of the tensor there."""
 
 
 def places(model: nn.Module) -> dict[str, str]:
@@ -33,10 +37,35 @@ def call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None = None,
 ) -> Any:
-    """`model(*args, **kwargs)` with `tensors`, by first name, in the places `where`.
+    """`model(*args, **kwargs)` with `tensors`, by first name, in the places `where`."""
+    with placed(slots(model, where), tensors):
+        return model(*args, **(kwargs or {}))
 
-    The tying of `functional_call` itself is not used: it sets a layer that hangs at two paths
-    twice, and then puts back the wrong tensor.
+
+def slots(model: nn.Module, where: dict[str, str]) -> list[Slot]:
+    """The places as dictionary entries, for `placed`."""
+    found = []
+    for place, name in where.items():
+        path, _, attribute = place.rpartition(".")
+        module = model.get_submodule(path)
+        home = module._parameters if attribute in module._parameters else module._buffers
+        found.append((home, attribute, name))
+    return found
+
+
+@contextlib.contextmanager
+def placed(slots: list[Slot], tensors: Params) -> Iterator[None]:
+    """Within the block the slots hold `tensors`, where given.
+
+    `functional_call` does the same, but it goes through every module's `setattr` on each call, and
+    with a layer that hangs at two paths it puts back the wrong tensor.
     """
-    state = {place: tensors[name] for place, name in where.items() if name in tensors}
-    return functional_call(model, state, args, kwargs, tie_weights=False)
+    before = [(home, key, home[key]) for home, key, name in slots if name in tensors]
+    try:
+        for home, key, name in slots:
+            if name in tensors:
+                home[key] = tensors[name]
+        yield
+    finally:
+        for home, key, tensor in before:
+            home[key] = tensor

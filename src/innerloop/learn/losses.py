@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
+
+from ..core import checks
 
 Kind = Literal["classification", "regression"]
 LossLike = str | Callable[..., Tensor]
@@ -102,14 +103,13 @@ def _cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
             f"cross_entropy expects outputs (T, n, classes, ...) for labels (T, n, ...), got "
             f"outputs {tuple(outputs.shape)} and labels {tuple(y.shape)}"
         )
-    if y.device.type == "cpu" and not torch.compiler.is_compiling():
+    if checks.readable(y):
         _in_range(y, outputs.shape[2])
     flat = F.cross_entropy(outputs.flatten(0, 1), y.flatten(0, 1).long(), reduction="none")
     return flat.reshape(y.shape).flatten(1).mean(1)
 
 
 def _in_range(y: Tensor, classes: int) -> None:
-    """Only on the CPU: on an accelerator reading the labels would stall every step."""
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise ValueError(

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import streams
 from ..core.types import Params
-from . import functional
+from . import functional, kernels
 from . import norm as norms
 from .weight_norm import compose
 
@@ -26,6 +27,7 @@ log = logging.getLogger("innerloop")
 
 _RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
 _CONVOLUTION = nn.modules.conv._ConvNd
+_BLOCKED = (torch.float32, torch.bfloat16)
 
 
 class ModelCall:
@@ -40,12 +42,24 @@ class ModelCall:
         self._model = model
         self.policy = norms.choose(model, norm)
         self._copy = _sharing_copy(model)
-        self._governed = set(norms.apply(self._copy, self.policy))
+        governed = set(norms.apply(self._copy, self.policy))
+        self.normalises = bool(governed)
         compose(self._copy)
-        self._places = functional.places(self._copy)
-        self._trainable = self._flags()
+        self._layers = kernels.swap(self._copy)
+        self._slots = functional.slots(self._copy, functional.places(self._copy))
+        self._buffered = any(True for _ in self._copy.buffers())
+        self._modes = [
+            (theirs, ours)
+            for (name, theirs), ours in zip(
+                model.named_modules(), self._copy.modules(), strict=True
+            )
+            if name not in governed
+        ]
+        self._trainable = [(p, p.requires_grad) for p in model.parameters()]
         self._support_norms = [m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)]
         self._draws: dict[tuple[bool, ...], bool] = {}
+        self._given: Params | None = None
+        self.follow_modes()
         self.unbatchable = next((w for m in model.modules() if (w := _unbatchable(m))), None)
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
 
@@ -53,11 +67,6 @@ class ModelCall:
     def batchable(self) -> bool:
         """Whether tasks can run together; `unbatchable` says why not."""
         return self.unbatchable is None
-
-    @property
-    def normalises(self) -> bool:
-        """Whether the policy matters to this model."""
-        return bool(self._governed)
 
     def __call__(
         self, weights: Params, stacked: set[str], x: Tensor, stream: str, support: Tensor | None
@@ -75,7 +84,7 @@ class ModelCall:
             x = torch.cat([support, x], 1)
         for layer in self._support_norms:
             layer.rows, layer.total = rows, x.shape[1]
-        if torch.compiler.is_compiling() or not self._draws_in(x):
+        if not self._draws_in(x):
             outputs = self._forward(weights, stacked, x, alone=len(x) == 1)
         else:
             # `vmap` may lay a tensor out differently and so fill its mask in another order: a
@@ -86,9 +95,12 @@ class ModelCall:
 
     def _forward(self, weights: Params, stacked: set[str], x: Tensor, *, alone: bool) -> Tensor:
         buffers = self._own_buffers()
+        closed = alone and all(forward_ad.unpack_dual(v).tangent is None for v in weights.values())
+        for layer in self._layers:
+            layer.alone = closed
         if alone:
             one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
-            return self._run((one, buffers), x.squeeze(0)).unsqueeze(0)
+            return self._run((one, buffers), self.laid_out(x.squeeze(0))).unsqueeze(0)
         axes = {k: 0 if k in stacked else None for k in weights}
         mapped = vmap(
             lambda w, row: self._run((w, buffers), row), in_dims=(axes, 0), randomness="same"
@@ -103,18 +115,31 @@ class ModelCall:
             ) from error
 
     def _own_buffers(self) -> Params:
-        """A model may write to its buffers; each call gets its own, so tasks never meet in them.
+        """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
+        held = self.buffers() if self._given is None else self._given
+        return {k: v.clone() for k, v in held.items()}
 
-        The values are the user's: `.to(device)` and `.double()` replace buffers, and the copy would
-        keep the old ones.
-        """
+    def buffers(self) -> Params:
+        """The user's: `.to(device)` and `.double()` replace buffers, and the copy keeps the old."""
+        if not self._buffered:
+            return {}
         theirs = dict(self._model.named_buffers())
-        return {k: theirs.get(k, v).clone() for k, v in self._copy.named_buffers()}
+        return {k: theirs.get(k, v) for k, v in self._copy.named_buffers()}
+
+    @contextlib.contextmanager
+    def given_buffers(self, values: list[Tensor]) -> Iterator[None]:
+        """Within the block the model's buffers are these."""
+        self._given = dict(zip(self.buffers(), values, strict=True))
+        try:
+            yield
+        finally:
+            self._given = None
 
     def _run(self, state: tuple[Params, Params], x: Tensor) -> Tensor:
         weights, buffers = state
         try:
-            outputs = functional.call(self._copy, self._places, weights | buffers, (x,))
+            with functional.placed(self._slots, weights | buffers):
+                outputs = self._copy(x)
         except RuntimeError as error:
             if x.is_floating_point():
                 raise
@@ -132,33 +157,38 @@ class ModelCall:
         return outputs
 
     def _draws_in(self, x: Tensor) -> bool:
-        """Whether the model draws random numbers in its present mode: tried once, then known."""
-        modes = tuple(m.training for m in self._copy.modules())
-        if modes not in self._draws:
+        """Whether the model draws random numbers in its present modes: tried once, then known."""
+        if self.modes not in self._draws:
             with torch.no_grad(), streams.replay("model", "probe", device=x.device):
                 before = _random_state(x.device)
                 self._run((dict(self._copy.named_parameters()), self._own_buffers()), x[0])
-                self._draws[modes] = not torch.equal(before, _random_state(x.device))
-        return self._draws[modes]
+                self._draws[self.modes] = not torch.equal(before, _random_state(x.device))
+        return self._draws[self.modes]
+
+    @property
+    def random(self) -> bool:
+        """Whether the model is known to draw random numbers in its present modes."""
+        return self._draws.get(self.modes, False)
 
     def follow_modes(self) -> None:
         """Take over the user's train/eval flags; normalisation layers obey the policy instead.
 
         Other changes of the model after the method was built are not seen: build it again.
         """
-        if self._flags() != self._trainable:
+        if any(p.requires_grad != was for p, was in self._trainable):
             raise ValueError(
                 "requires_grad of the model's parameters changed after the method was built; build "
                 "the method again"
             )
-        for (name, theirs), ours in zip(
-            self._model.named_modules(), self._copy.modules(), strict=True
-        ):
-            if name not in self._governed:
-                ours.training = theirs.training
+        for theirs, ours in self._modes:
+            ours.training = theirs.training
+        self.modes = tuple(theirs.training for theirs, _ in self._modes)
 
-    def _flags(self) -> list[bool]:
-        return [p.requires_grad for p in self._model.parameters()]
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Images and kernels with channels innermost, where CPU convolutions are fastest so."""
+        if not self.convolutional or x.dim() != 4 or x.device.type != "cpu":
+            return x
+        return x.to(memory_format=torch.channels_last) if x.dtype in _BLOCKED else x
 
     def materialise(self, weights: Params, support: Tensor) -> nn.Module:
         """A plain copy of the model with these weights (one task), in eval mode.

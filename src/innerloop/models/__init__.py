@@ -1,8 +1,31 @@
 """Backbones. Ordinary torch modules with a `body` and a `head`; they know nothing of tasks."""
 
-from .contextual import Contextual
+from .bias_transform import bias_transformed
+from .contextual import Contextual, FiLM
 from .conv import Conv4, mini_imagenet_conv4
+from .dropblock import DropBlock, ramp
 from .mlp import fully_connected, mlp
 from .network import Network
+from .r2d2 import r2d2_net
+from .resnet import resnet12
+from .sharing import headless
+from .transformer import transformer
+from .wide_resnet import wide_resnet
 
-__all__ = ["Contextual", "Conv4", "Network", "fully_connected", "mini_imagenet_conv4", "mlp"]
+__all__ = [
+    "Contextual",
+    "Conv4",
+    "DropBlock",
+    "FiLM",
+    "Network",
+    "bias_transformed",
+    "fully_connected",
+    "headless",
+    "mini_imagenet_conv4",
+    "mlp",
+    "r2d2_net",
+    "ramp",
+    "resnet12",
+    "transformer",
+    "wide_resnet",
+]

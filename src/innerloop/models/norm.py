@@ -36,3 +36,10 @@ def norm_layer(
     if kind == "layer":
         return nn.GroupNorm(1, width) if spatial else nn.LayerNorm(width)
     raise ValueError(f"norm must be one of {NORMS} or None, got {kind!r}")
+
+
+def norm_or_nothing(kind: Norm | None, width: int, track_running_stats: bool) -> nn.Module:
+    """The layer that normalises (n, width, h, w), or the identity where `kind` is None."""
+    if kind is None:
+        return nn.Identity()
+    return norm_layer(kind, width, spatial=True, track_running_stats=track_running_stats)

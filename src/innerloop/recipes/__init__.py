@@ -14,7 +14,7 @@ from functools import partial
 
 from ..config import RunConfig
 from ..config.schema import nearest
-from .images import folder, glyphs
+from .images import folder, glyphs, published
 from .omniglot import omniglot, quick_omniglot
 from .sine import sine
 
@@ -74,9 +74,24 @@ def _registry() -> dict[str, Recipe]:
             f"a folder of images, 5-way {shot}-shot",
             partial(folder, 5, shot),
         )
+    for dataset, title in PUBLISHED.items():
+        for shot in (1, 5):
+            add(
+                f"{dataset}-5w{shot}s",
+                images,
+                f"{title}, 5-way {shot}-shot",
+                partial(published, dataset, 5, shot),
+            )
     return {row.name: row for row in rows}
 
 
+PUBLISHED = {
+    "mini-imagenet": "miniImageNet",
+    "tiered-imagenet": "tieredImageNet",
+    "cifar-fs": "CIFAR-FS",
+    "fc100": "FC100",
+    "cub": "CUB-200-2011",
+}
 PAPERS = {
     "maml": "Finn et al. 2017",
     "fomaml": "Finn et al. 2017",

@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import trees
 from ..core.types import Params
 from .rates import Rate, as_rate
+from .solver import Solver
 
 
-class Solver(nn.Module, ABC):
-    """init / step with the state in and out, so that the loop can be replayed and differentiated.
-
-    `steps` inner steps at most; with `tolerance`, a task stops once the norm of its inner gradient
-    is at or below it. Learned hyper-parameters are the module's parameters.
-    """
-
-    persistent = False
+class _Rated(Solver):
+    """A solver whose step is the rate times a direction."""
 
     def __init__(self, lr: float | Rate, steps: int, tolerance: float | None):
-        super().__init__()
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"expected a number of inner steps >= 0, got steps={steps!r}")
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(
-                f"expected a gradient tolerance > 0, or None for a fixed number of steps, "
-                f"got tolerance={tolerance!r}"
-            )
-        self._bound: dict[str, torch.Size] | None = None
+        super().__init__(steps, tolerance)
         self.rate = as_rate(lr)
-        self.steps = steps
-        self.tolerance = tolerance
-
-    def bind(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
-        """Create whatever is learned or kept per adapted tensor; called by the learner.
-
-        A solver that adapts the same tensors already keeps what it has learned. Raises ValueError
-        if it belongs to other ones.
-        """
-        if self._bound is None:
-            self._bound = dict(shapes)
-            self.rate.bind(shapes, self.steps, dtype)
-            self._create(shapes, dtype)
-        elif self._bound != shapes:
-            raise ValueError(
-                f"this {type(self).__name__} already adapts {', '.join(self._bound)} in another "
-                "learner; give each learner a solver of its own, e.g. copy.deepcopy(solver)"
-            )
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
-        """Whatever else a solver keeps per adapted tensor."""
-        return None
-
-    @abstractmethod
-    def init(self, phi: Params) -> Params:
-        """The state before the first step, leaves (T, ...); empty for a solver without memory."""
-
-    @abstractmethod
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        """phi_{t+1} and the next state. `hyper` holds this module's parameters."""
-
-    def keep(self, state: Params) -> None:
-        """Start the next tasks from this state (the mean over tasks); for persistent solvers."""
-        raise ValueError(f"`{type(self).__name__}` keeps no state between tasks")
-
-    @abstractmethod
-    def describe(self) -> str:
-        """The solver in a few words."""
+        self.rate.bind(shapes, self.steps, dtype)
 
     def _moved(self, hyper: Params, t: int, phi: Params, direction: Params) -> Params:
         """phi - rate * direction, tensor by tensor."""
@@ -79,11 +27,10 @@ class Solver(nn.Module, ABC):
         return {k: v - self.rate.at(rates, t, k) * direction[k] for k, v in phi.items()}
 
     def _told(self, name: str) -> str:
-        until = "" if self.tolerance is None else f" or until gradient norm {self.tolerance:g}"
-        return f"{name}, {self.steps} steps{until}, rate {self.rate.describe()}"
+        return f"{super()._told(name)}, rate {self.rate.describe()}"
 
 
-class GradientDescent(Solver):
+class GradientDescent(_Rated):
     """phi' = phi - rate * g. Source: Finn et al. 2017, eq. 1."""
 
     def __init__(self, lr: float | Rate, steps: int, *, tolerance: float | None = None):
@@ -101,7 +48,7 @@ class GradientDescent(Solver):
         return self._told("gradient descent")
 
 
-class Momentum(Solver):
+class Momentum(_Rated):
     """m' = beta m + g; phi' = phi - rate * m', or with Nesterov: phi - rate * (g + beta m').
 
     The conventions are those of `torch.optim.SGD(momentum=beta, nesterov=...)`.
@@ -136,7 +83,7 @@ class Momentum(Solver):
         return self._told(f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}")
 
 
-class Adam(Solver):
+class Adam(_Rated):
     """Adam that can be differentiated where a gradient entry is exactly zero.
 
     m' = b1 m + (1-b1) g, v' = b2 v + (1-b2) g^2, phi' = phi - rate * m^ / sqrt(v^ + eps^2).
@@ -174,6 +121,7 @@ class Adam(Solver):
         self.persistent = persistent
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
+        super()._create(shapes, dtype)
         if self.persistent:
             for k, shape in shapes.items():
                 for moment in "mv":

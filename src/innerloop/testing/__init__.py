@@ -10,7 +10,19 @@ Shipped with the package, so that a new solver, rate, scope or layer can be held
 """
 
 from . import models
-from .cases import Case, cases
+from .case import Case, FeatureCase
+from .cases import cases
 from .conformance import BOUNDS, EXACT, Conformance, check_case
+from .feature_cases import feature_cases
 
-__all__ = ["BOUNDS", "EXACT", "Case", "Conformance", "cases", "check_case", "models"]
+__all__ = [
+    "BOUNDS",
+    "EXACT",
+    "Case",
+    "Conformance",
+    "FeatureCase",
+    "cases",
+    "check_case",
+    "feature_cases",
+    "models",
+]

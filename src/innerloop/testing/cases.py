@@ -3,118 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.types import Batch, Params, Task
-from ..learn import GradientLearner
-from ..learn.losses import Loss, LossLike, per_task
-from ..scope import Context, Except, Only, Scope
+from ..core.types import Params
+from ..learn.losses import per_task
+from ..scope import All, Context, Except, Only, Zeroed
 from ..solve import (
     Adam,
-    Fixed,
     GradientDescent,
-    Momentum,
     PerLayer,
     PerLayerPerStep,
     PerParameter,
     Proximal,
     Rate,
     Scalar,
-    Solver,
 )
-from . import models
-
-Labels = Literal["classes", "values", "bits", "pixels"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One composition with the data it runs on.
-
-    `shape` is that of one example, `inputs` says whether examples are numbers or indices below 8.
-    `forward_mode` is False where torch has no forward-mode rule for a layer: then
-    `ForwardOverReverse` must raise. `converged` marks proximal problems that are solved to the end,
-    on which the implicit gradient must agree as well. `step` is that of the finite differences.
-    """
-
-    name: str
-    model: Callable[[], nn.Module]
-    solver: Callable[[], Solver]
-    shape: tuple[int, ...] = (2,)
-    labels: Labels = "classes"
-    loss: LossLike | Loss = "cross_entropy"
-    scope: Scope | None = None
-    norm: str | None = None
-    penalty: Callable[[], Proximal] | None = None
-    regulariser: Callable[[Params], Tensor] | None = None
-    batch_size: int | None = None
-    inputs: Literal["numbers", "indices"] = "numbers"
-    forward_mode: bool = True
-    converged: bool = False
-    step: float = 1e-5
-
-    def learner(self) -> GradientLearner:
-        """A fresh learner in float64: the same weights every time."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = self.model().double()
-            with torch.no_grad():
-                for p in model.parameters():
-                    # Fresh affine parameters are ones and zeros: special values hide mistakes.
-                    p.add_(0.3 * torch.randn_like(p))
-        return GradientLearner(
-            model,
-            self.solver(),
-            self.scope,
-            loss=self.loss,
-            norm=self.norm,
-            penalty=self.penalty() if self.penalty else None,
-            regulariser=self.regulariser,
-            batch_size=self.batch_size,
-        ).double()
-
-    def tasks(self, count: int = 3) -> Task:
-        """`count` tasks of 6 support and 5 query examples in float64."""
-        generator = torch.Generator().manual_seed(1)
-
-        def batch(n: int) -> Batch:
-            size = (count, n, *self.shape)
-            x = torch.randn(size, generator=generator, dtype=torch.float64)
-            if self.inputs == "indices":
-                x = torch.randint(8, size, generator=generator)
-            return Batch(x, self._labels(count, n, generator))
-
-        return Task(batch(6), batch(5))
-
-    def _labels(self, count: int, n: int, generator: torch.Generator) -> Tensor:
-        if self.labels == "classes":
-            rows = [torch.randperm(n, generator=generator) % 3 for _ in range(count)]
-            return torch.stack(rows)
-        if self.labels == "pixels":
-            return torch.randint(3, (count, n, *self.shape[1:]), generator=generator)
-        values = torch.randn(count, n, 3, generator=generator, dtype=torch.float64)
-        return values if self.labels == "values" else (values > 0).double()
-
-
-def _solver(name: str, rate: Callable[[float], Rate]) -> Solver:
-    """Three steps of the solver called `name`."""
-    if name == "gradient descent":
-        return GradientDescent(rate(0.4), 3)
-    if name == "Adam":
-        return Adam(rate(0.1), 3, betas=(0.8, 0.95), eps=0.05)
-    return Momentum(rate(0.2), 3, beta=0.7, nesterov=name == "Nesterov")
-
-
-SOLVERS: dict[str, Callable[[], Solver]] = {
-    name: partial(_solver, name, Fixed)
-    for name in ("gradient descent", "momentum", "Nesterov", "Adam")
-}
+from . import models, solvers
+from .case import Case
+from .solvers import SOLVERS
 
 NO_FORWARD_MODE = {"GroupNorm", "GroupNorm, maps"}
 """torch 2.13 has no forward-mode rule for the backward pass of these."""
@@ -122,7 +33,7 @@ NO_FORWARD_MODE = {"GroupNorm", "GroupNorm, maps"}
 
 def cases() -> list[Case]:
     """Every composition of the suite, each with its own name."""
-    table = [*_layers(), *_rates(), *_scopes(), *_objectives(), *_losses()]
+    table = [*_layers(), *_rates(), *_updates(), *_scopes(), *_objectives(), *_losses()]
     names = [case.name for case in table]
     assert len(set(names)) == len(names), "two cases of one name"
     return table
@@ -165,8 +76,29 @@ def _rates() -> Iterator[Case]:
     }
     for told, rate in rates.items():
         for name in SOLVERS:
-            solver = partial(_solver, name, rate)
+            solver = partial(solvers.solver_of, name, rate)
             yield Case(f"BatchNorm, affine / {name}, rate {told}", model, solver)
+
+
+def _updates() -> Iterator[Case]:
+    """Changed gradients, and a learned update."""
+    affine, layered = models.FLAT["BatchNorm, affine"], models.FLAT["LayerNorm"]
+    for noise in ("binary", "gaussian", "uniform"):
+        for name in ("gradient descent", "Adam"):
+            yield Case(
+                f"BatchNorm, affine / {name}, {noise} gradient dropout",
+                affine,
+                partial(solvers.dropping, name, noise),
+            )
+    for name in SOLVERS:
+        yield Case(f"LayerNorm / {name}, meta-curvature", layered, partial(solvers.curved, name))
+    yield Case("LayerNorm / LSTM update", layered, solvers.lively_lstm)
+    yield Case(
+        "perceptron / LSTM update, mini-batches",
+        models.FLAT["perceptron"],
+        solvers.lively_lstm,
+        batch_size=4,
+    )
 
 
 def _scopes() -> Iterator[Case]:
@@ -176,6 +108,12 @@ def _scopes() -> Iterator[Case]:
         yield Case(f"BatchNorm, affine / {name} / only head", affine, solver, scope=Only("3.*"))
         yield Case(f"BatchNorm, affine / {name} / except head", affine, solver, scope=Except("3.*"))
         yield Case(f"context / {name}", models.contextual, solver, scope=Context())
+    for name in ("gradient descent", "Adam"):
+        solver = SOLVERS[name]
+        yield Case(f"FiLM / {name}", models.modulated, solver, (1, 6, 6), scope=Context())
+        yield Case(f"bias transformation / {name}", models.biased, solver)
+        zeroed = Zeroed(All(), "3.*")
+        yield Case(f"BatchNorm, affine / {name} / head from zero", affine, solver, scope=zeroed)
     descent = SOLVERS["gradient descent"]
     for policy in ("batch", "support", "running"):
         yield Case(
@@ -240,7 +178,10 @@ def _objectives() -> Iterator[Case]:
     yield Case("perceptron / gradient descent / mini-batches", plain, descent, batch_size=4)
     yield Case("perceptron / Adam / mini-batches", plain, SOLVERS["Adam"], batch_size=4)
     yield Case(
-        "dropout / Adam / mini-batches", models.FLAT["dropout"], SOLVERS["Adam"], batch_size=4
+        "dropout / Adam / mini-batches",
+        models.FLAT["dropout"],
+        SOLVERS["Adam"],
+        batch_size=4,
     )
     yield Case(
         "perceptron / gradient descent, tolerance",

@@ -27,10 +27,10 @@ from ..estimate import (
     split,
 )
 from ..estimate.curvature import Where
-from ..learn import GradientLearner
+from ..learn import FeatureLearner, GradientLearner
 from ..learn.model_call import differentiable_kernels
 from ..method import Method
-from .cases import Case
+from .case import Case, FeatureCase
 
 BOUNDS: dict[str, float] = {
     "dense": 1e-6,
@@ -60,18 +60,19 @@ class Conformance:
     against `Unrolled`. `chunk`: one task at a time against all at once. `order`: the
     meta-parameters in another order. `symmetry`: |<u, Hv> - <v, Hu>| against the larger. `implicit`
     only for converged cases. `first_order` is no error: it says how much second order matters here.
+    What needs inner steps is None, and `exact` empty, for a learner that makes none.
     """
 
-    case: Case
+    case: Case | FeatureCase
     parameters: int
     size: float
-    first_order: float
+    first_order: float | None
     dense: float
     exact: dict[str, float]
     chunk: float
     order: float
-    symmetry: float
-    difference: float
+    symmetry: float | None
+    difference: float | None
     implicit: float | None
     untouched: bool
     refused: tuple[str, ...] = field(default=())
@@ -86,7 +87,8 @@ class Conformance:
             # Written so that NaN fails.
             if v is not None and not v <= BOUNDS[k.split(",")[0]]
         ]
-        expected = () if self.case.forward_mode else ("forward over reverse",)
+        forward = isinstance(self.case, FeatureCase) or self.case.forward_mode
+        expected = () if forward else ("forward over reverse",)
         if self.refused != expected:
             found.append(f"refused by {self.refused}, expected {expected}")
         if not self.size > 1e-3:
@@ -98,7 +100,9 @@ class Conformance:
         return found
 
 
-def check_case(case: Case, *, dense: bool = False, device: str = "cpu") -> Conformance:
+def check_case(
+    case: Case | FeatureCase, *, dense: bool = False, device: str = "cpu"
+) -> Conformance:
     """Measure one composition; `dense` differences every meta-parameter, not 3 directions."""
     learner = case.learner().to(device)
     support, query = (type(b)(b.x.to(device), b.y.to(device)) for b in case.tasks())
@@ -107,17 +111,19 @@ def check_case(case: Case, *, dense: bool = False, device: str = "cpu") -> Confo
     before = _state(learner)
     reference = flat_gradient(method, tasks, Unrolled())
     fused = Method("conformance", learner, Unrolled(), chunk=len(support.x))
-    exact, refused = {}, []
-    for name, make in EXACT.items():
-        try:
-            exact[name] = _relative(flat_gradient(fused, tasks, make()), reference)
-        except NotImplementedError:
-            refused.append(name)
-    first = _relative(flat_gradient(method, tasks, FirstOrder()), reference)
-    estimator = Adjoint(FiniteDifference())
-    difference = _relative(flat_gradient(method, tasks, estimator), reference)
-    implicit = None
-    if case.converged:
+    exact, refused, implicit = {}, [], None
+    first = difference = symmetry = None
+    if isinstance(learner, GradientLearner):
+        for name, make in EXACT.items():
+            try:
+                exact[name] = _relative(flat_gradient(fused, tasks, make()), reference)
+            except NotImplementedError:
+                refused.append(name)
+        first = _relative(flat_gradient(method, tasks, FirstOrder()), reference)
+        estimator = Adjoint(FiniteDifference())
+        difference = _relative(flat_gradient(method, tasks, estimator), reference)
+        symmetry = _symmetry_error(learner, tasks, refused)
+    if isinstance(case, Case) and case.converged:
         solved = Implicit(ConjugateGradient(len(reference)))
         implicit = _relative(flat_gradient(fused, tasks, solved), reference)
     return Conformance(
@@ -128,8 +134,8 @@ def check_case(case: Case, *, dense: bool = False, device: str = "cpu") -> Confo
         _dense_error(fused, tasks, reference, case.step, dense),
         exact,
         _relative(flat_gradient(fused, tasks, Unrolled()), reference),
-        _order_error(learner, tasks, refused),
-        _symmetry_error(learner, tasks, refused),
+        _order_error(learner, tasks, [EXACT[k] for k in exact]),
+        symmetry,
         difference,
         implicit,
         _same(before, _state(learner)) and _adapts_apart(method, tasks),
@@ -149,13 +155,17 @@ def _dense_error(method: Method, tasks: Task, reference: Tensor, step: float, de
     return _relative(directions @ reference, slopes)
 
 
-def _order_error(learner: GradientLearner, tasks: Task, refused: list[str]) -> float:
+def _order_error(
+    learner: GradientLearner | FeatureLearner,
+    tasks: Task,
+    others: list[Callable[[], Estimator]],
+) -> float:
     """Hand the meta-parameters over in reverse order: every gradient must keep its name."""
     tasks = _batchable(learner, tasks)
     meta = {k: p.detach().requires_grad_(p.requires_grad) for k, p in learner.named_parameters()}
     shuffled = {k: meta[k] for k in reversed(meta)}
     errors = []
-    for make in [Unrolled, *(e for k, e in EXACT.items() if k not in refused)]:
+    for make in [Unrolled, *others]:
         with streams.common(0), differentiable_kernels():
             straight = make()(learner, meta, tasks).grads
             turned = make()(learner, shuffled, tasks).grads
@@ -191,7 +201,7 @@ def _symmetry_error(learner: GradientLearner, tasks: Task, refused: list[str]) -
     return max(errors)
 
 
-def _batchable(learner: GradientLearner, tasks: Task) -> Task:
+def _batchable(learner: GradientLearner | FeatureLearner, tasks: Task) -> Task:
     """The first task alone, where layers do not batch."""
     return tasks if learner.call.batchable else split(tasks, 1)[0]
 

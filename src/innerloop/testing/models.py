@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from ..models import Contextual, mlp
+from ..models import Contextual, bias_transformed, mlp
 
 
 class Images(nn.Sequential):
@@ -192,7 +192,17 @@ SEQUENCES: dict[str, Callable[[], nn.Module]] = {
 
 def contextual() -> nn.Module:
     """A context of 3 numbers beside 2 inputs."""
-    return Contextual(mlp(5, 3, (5,), activation="tanh"), 3)
+    return Contextual(mlp(2, 3, (5,), activation="tanh"), 3)
+
+
+def modulated() -> nn.Module:
+    """A context of 3 numbers that scales and shifts the maps of a convolution."""
+    return Contextual(Images(nn.Tanh()), 3, layers=[""])
+
+
+def biased() -> nn.Module:
+    """A learned vector of 2 numbers beside the input of every linear layer."""
+    return bias_transformed(Features(nn.LayerNorm(6)), 2, layers=("*",))
 
 
 def dense() -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import streams
-from ..core.types import MetaGradient, Task
+from ..core.types import MetaGradient, Params, Task
 from ..data.source import Splits
 from . import checkpoint
 from .baseline import Trainable
@@ -24,9 +25,12 @@ from .checkpoint import State
 from .interrupt import Interrupted, Stop, stopping
 from .log import MetricsFile, Observer, TensorBoard
 from .outer import NonFiniteError, OuterOptimizer
-from .ranks import Ranks
+from .ranks import LostRank, Ranks
 from .settings import Settings
 from .validate import measure, validate
+
+SIGNAL = "signal"
+"""Among the stats of several ranks: the signal that this rank has received, or 0."""
 
 
 def train(
@@ -44,13 +48,15 @@ def train(
 
     With `resume` the run goes on from its newest readable checkpoint, or starts if it has none.
     `observers` are called with every record (see `train.log.Record`). With several `ranks` each
-    adapts its share of every meta-batch; only the first validates, writes and tells observers.
+    adapts its share of every meta-batch and of the validation; only the first writes and tells
+    observers. Every rank reads the checkpoints, so machines share `run_dir`.
 
     Raises:
-        ValueError: `run_dir` already holds a run and `resume` is false.
+        ValueError: `run_dir` already holds a run and `resume` is false; fewer tasks than ranks.
         CheckpointError: a checkpoint is damaged, foreign, or could not be written.
         NonFiniteError: a loss or meta-gradient was not finite; the state before it is saved.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
+        LostRank: another rank died; the state before the step in progress is saved.
     """
     if not resume and (checkpoint.found(run_dir) or (run_dir / "metrics.jsonl").exists()):
         raise ValueError(
@@ -58,6 +64,7 @@ def train(
             "or choose another folder: --run DIR"
         )
     ranks = ranks or Ranks()
+    ranks.enough(settings.meta_batch)
     outer = OuterOptimizer(method, settings)
     state, damaged = checkpoint.load_newest(run_dir, method) if resume else (None, [])
     if state is None:
@@ -66,7 +73,7 @@ def train(
         outer.optimizer.load_state_dict(state.optimizer)
         if state.rng is not None:
             torch.set_rng_state(state.rng)
-    ranks.wait()
+    ranks.start_equal(method, state.step)
     files: list[MetricsFile | TensorBoard] = []
     try:
         if ranks.first:
@@ -75,11 +82,11 @@ def train(
             if settings.tensorboard:
                 files.append(TensorBoard(run_dir / "tensorboard", after_step=state.step))
         told = [*files, *observers] if ranks.first else []
-        run = _Run(method, splits, settings, seed, run_dir, outer, state, told, ranks)
-        for warning in damaged:
-            run.tell("warning", text=f"{warning}; going on from step {state.step}")
         with stopping() as stop:
-            run.go(stop)
+            run = _Run(method, splits, settings, seed, run_dir, outer, state, told, ranks, stop)
+            for warning in damaged:
+                run.tell("warning", text=f"{warning}; going on from step {state.step}")
+            run.go()
     finally:
         for file in files:
             file.close()
@@ -100,9 +107,10 @@ class _Run:
         state: State,
         observers: Sequence[Callable[[dict[str, Any]], None]],
         ranks: Ranks,
+        stop: Stop,
     ) -> None:
         self.method, self.splits, self.settings, self.seed = method, splits, settings, seed
-        self.ranks = ranks
+        self.ranks, self.stop, self.signum = ranks, stop, 0
         self.run_dir, self.outer, self.state, self.observers = run_dir, outer, state, observers
         self.window = [
             {k: v[i] for k, v in state.window.items()}
@@ -111,33 +119,48 @@ class _Run:
         self.saved = state.step if checkpoint.found(run_dir) else -1
         self.before: dict[str, float] = {}
 
-    def go(self, stop: Stop) -> None:
+    def go(self) -> None:
         settings, state = self.settings, self.state
         self.tell(
             "start", step=state.step, iterations=settings.iterations, minutes=settings.minutes
         )
+        try:
+            self.iterate()
+        except LostRank as error:
+            raise LostRank(
+                f"{error}; stopped after step {state.step}. Go on from the last checkpoint with: "
+                f"innerloop train {self.run_dir} --resume"
+            ) from None
+        self.save()
+        self.tell("end", step=state.step, seconds=state.seconds)
+
+    def iterate(self) -> None:
+        settings, state = self.settings, self.state
         while state.step < settings.iterations and not self.late():
             started = time.perf_counter()
             self.step()
             seconds = time.perf_counter() - started
-            state.seconds = self.ranks.latest(state.seconds + seconds)
             self.window[-1]["step_seconds"] = torch.tensor(seconds)
+            state.seconds += seconds
+            if settings.minutes is not None:
+                state.seconds = self.ranks.latest(state.seconds)
             if len(self.window) >= settings.log_every:
                 self.log()
             if settings.validate_every and state.step % settings.validate_every == 0:
                 self.validate()
             if settings.checkpoint_every and state.step % settings.checkpoint_every == 0:
                 self.save()
-            signum = self.ranks.agree(stop.signum or 0)
-            if signum:
+            if self.signalled():
                 self.save()
-                raise Interrupted(signum, state.step, self.run_dir)
+                raise Interrupted(self.signalled(), state.step, self.run_dir)
         if self.window:
             self.log()
         if settings.validate_every and state.step % settings.validate_every:
             self.validate()
-        self.save()
-        self.tell("end", step=state.step, seconds=state.seconds)
+
+    def signalled(self) -> int:
+        """The signal to stop: of several ranks, what they agreed on in the last step."""
+        return self.signum if self.ranks.size > 1 else self.stop.signum or 0
 
     def late(self) -> bool:
         minutes = self.settings.minutes
@@ -154,11 +177,12 @@ class _Run:
         """Draw tasks, estimate the meta-gradient, update; `state.step` counts it only then."""
         step = self.state.step
         stream = streams.generator(self.seed, "train", step)
-        tasks = self.splits.train.sample(stream, self.settings.meta_batch)
-        if len(self.window) + 1 >= self.settings.log_every:
-            self.before = self.unadapted(tasks)
-        _seed(streams.derive(self.seed, "step", step))
-        result = self.gradient(tasks)
+        own = self.ranks.draw(self.splits.train, stream, self.settings.meta_batch)
+        try:
+            result = self.gradient(own)
+        except LostRank:
+            self.save()
+            raise
         try:
             norm = self.outer.update(result, self.progress(), f"at step {step}")
         except NonFiniteError as error:
@@ -167,13 +191,23 @@ class _Run:
         self.window.append(_numbers(result, norm))
         self.state.step = step + 1
 
-    def gradient(self, tasks: Task) -> MetaGradient:
-        if self.ranks.size == 1:
-            return self.method.meta_gradient(tasks)
-        count = len(tasks.support.x)
-        return self.method.meta_gradient(
-            self.ranks.own(tasks), share=lambda found: self.ranks.mean(found, count)
-        )
+    def gradient(self, own: Task) -> MetaGradient:
+        """The meta-gradient; with it travels what else the ranks must know, a value per task."""
+        notes = self.unadapted(own) if len(self.window) + 1 >= self.settings.log_every else {}
+        _seed(streams.derive(self.seed, "step", self.state.step))
+
+        def share(found: MetaGradient) -> MetaGradient:
+            stats = {**found.stats, **notes}
+            if self.ranks.size > 1:
+                noted = found.loss.new_tensor(self.stop.signum or 0)
+                stats[SIGNAL] = noted.expand(len(own.support.x))
+            return self.ranks.mean(replace(found, stats=stats), self.settings.meta_batch)
+
+        result = self.method.meta_gradient(own, share=share)
+        self.before = {k: float(result.stats.pop(k).mean()) for k in notes} or self.before
+        if self.ranks.size > 1:
+            self.signum = int(result.stats.pop(SIGNAL).max())
+        return result
 
     def advice(self, error: NonFiniteError) -> str:
         return (
@@ -183,14 +217,14 @@ class _Run:
             "train.clip_norm, and start again in another folder"
         )
 
-    def unadapted(self, tasks: Task) -> dict[str, float]:
-        """Accuracy (or mse) of these tasks without adaptation."""
-        if self.splits.train.spec != self.splits.validation.spec or not self.ranks.first:
+    def unadapted(self, tasks: Task) -> Params:
+        """Accuracy (or mse) of these tasks without adaptation, (T,)."""
+        if self.splits.train.spec != self.splits.validation.spec:
             return {}
         name, value = measure(
             self.splits.train.spec.kind, self.method.query_outputs(tasks, 0), tasks.query.y
         )
-        return {f"{name}_before": float(value[0].mean())}
+        return {f"{name}_before": value[0]}
 
     def log(self) -> None:
         """One record: the means of the window."""
@@ -208,8 +242,6 @@ class _Run:
         self.window = []
 
     def validate(self) -> None:
-        if not self.ranks.first:
-            return
         settings, state = self.settings, self.state
         numbers = validate(
             self.method,
@@ -218,11 +250,13 @@ class _Run:
             tasks=settings.validate_tasks,
             batch=settings.meta_batch,
             steps=settings.validate_steps,
+            ranks=self.ranks,
         )
         score = numbers.pop("score")
         if state.best_score is None or score > state.best_score:
             state.best_score, state.best_step = score, state.step
-            checkpoint.save_best(self.run_dir, self.method, state)
+            if self.ranks.first:
+                checkpoint.save_best(self.run_dir, self.method, state)
         self.tell("validation", step=state.step, **numbers, best_step=state.best_step)
 
     def save(self) -> None:

@@ -24,8 +24,8 @@ class Settings:
     checkpoint_every, keep_last: outer steps between checkpoints (0: only at the end), and how many
         of them are kept.
     log_every: outer steps averaged into one line of metrics.jsonl.
-    threads: CPU threads (0: torch's own choice).
-    workers: processes that share each meta-batch, on one core each (1: this process does it all).
+    threads: CPU threads of a process (0: torch's own choice, and 1 for each of several workers).
+    workers: processes of this machine that share each meta-batch (1: this process does it all).
     device: "auto" takes an accelerator if there is one; else "cpu", "cuda", "cuda:1", "mps", ...
     tensorboard: also write TensorBoard files; needs `pip install innerloop[tensorboard]`.
     """

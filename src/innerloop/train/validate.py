@@ -8,6 +8,9 @@ from torch import Tensor
 from ..core import streams
 from ..data.source import Source
 from .baseline import Trainable
+from .ranks import Ranks
+
+NAMES = {"classification": "accuracy", "regression": "mse"}
 
 
 def measure(kind: str, outputs: Tensor, y: Tensor) -> tuple[str, Tensor]:
@@ -17,25 +20,35 @@ def measure(kind: str, outputs: Tensor, y: Tensor) -> tuple[str, Tensor]:
     targets (T, n) or (T, n, d); the values are (..., T).
     """
     if kind == "classification":
-        return "accuracy", (outputs.argmax(-1) == y).float().mean(-1)
-    return "mse", (outputs - y).square().flatten(outputs.dim() - y.dim() + 1).mean(-1)
+        return NAMES[kind], (outputs.argmax(-1) == y).float().mean(-1)
+    return NAMES[kind], (outputs - y).square().flatten(outputs.dim() - y.dim() + 1).mean(-1)
 
 
 def validate(
-    method: Trainable, source: Source, *, seed: int, tasks: int, batch: int, steps: int | None
+    method: Trainable,
+    source: Source,
+    *,
+    seed: int,
+    tasks: int,
+    batch: int,
+    steps: int | None,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Mean accuracy (or mean squared error) before and after adaptation, over fixed tasks.
 
-    Also `score`: the value after adaptation, signed so that larger is better.
+    Also `score`: the value after adaptation, signed so that larger is better. Ranks take whole
+    batches in turn, so that the numbers are those of one rank to the bit.
     """
-    values = []
-    for start in range(0, tasks, batch):
+    values = torch.zeros(2, tasks, dtype=torch.float64)
+    name = NAMES[source.spec.kind]
+    for start in range(ranks.rank * batch, tasks, ranks.size * batch):
         stream = streams.generator(seed, "validation", start)
         drawn = source.sample(stream, min(batch, tasks - start))
         torch.manual_seed(streams.derive(seed, "validation", start, "step"))
         outputs = method.query_outputs(drawn, steps)
-        name, value = measure(source.spec.kind, outputs, drawn.query.y)
-        values.append(value[[0, -1]])
-    before, after = torch.cat(values, dim=1).double().mean(1).tolist()
+        _, value = measure(source.spec.kind, outputs, drawn.query.y)
+        values[:, start : start + batch] = value[[0, -1]]
+    ranks.add_up(values)
+    before, after = values.mean(1).tolist()
     sign = 1.0 if name == "accuracy" else -1.0
     return {f"{name}_before": before, name: after, "score": sign * after}

@@ -1,0 +1,172 @@
+"""Prepared data sets: images or the rows of tables on disk, of any size, ready to draw from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .episodes import Augment, Rotate
+from .mapped import MappedRows
+from .pool import ClassPool
+from .pool_writer import CLASSES, IMAGES, LABELS, VERSION
+from .source import PARTS, Splits
+from .splits import Fractions, Skipped, few_shot, large_enough, shared_out
+from .validate import named
+
+_AGAIN = "prepare it again with `innerloop prepare` or PoolWriter"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSet:
+    """A prepared data set, opened: `pool` holds its classes, the images stay on disk.
+
+    `name` is what results call it; `class_split` says where each class belongs, None when that was
+    left open.
+    """
+
+    pool: ClassPool
+    name: str
+    class_split: list[str] | None
+
+
+def prepared(
+    root: Path | str,
+    *,
+    way: int = 5,
+    shot: int = 1,
+    queries: int = 15,
+    fractions: Fractions = (0.64, 0.16, 0.20),
+    seed: int = 0,
+    rotate: Rotate = "none",
+    augment: Augment = "none",
+    invert: bool = False,
+    within_group: bool = False,
+    skip_bad: bool = False,
+    resident: bool = False,
+    skipped: Skipped | None = None,
+    device: torch.device | str | None = None,
+) -> Splits:
+    """Few-shot tasks on a prepared data set, which may be larger than memory.
+
+    The tasks are those of `folder` on the images it was made of. `resident=True` reads all images
+    into the memory of `device` at the start; otherwise they stay on disk and each task reads its
+    own. `rotate` and `augment` need images (N, C, H, W) and act on training tasks only; `skip_bad`
+    leaves out classes with fewer than shot + queries rows, and lists them in `skipped`.
+
+    Raises FileNotFoundError or ValueError for files that are missing, damaged or changed, and
+    ValueError for classes that are too small or too few.
+    """
+    if root == "":
+        raise ValueError("root is empty: say where the prepared data is, --data.root DIR")
+    held = open_prepared(root)
+    skipped = Skipped() if skipped is None else skipped
+    needed = shot + queries
+    if held.class_split is None:
+        pool = large_enough(held.pool, needed, skip_bad, skipped)
+        pools = shared_out(pool, fractions, seed, within_group)
+    else:
+        where = held.class_split
+        pools = {
+            part: large_enough(
+                held.pool.select([i for i, p in enumerate(where) if p == part]),
+                needed,
+                skip_bad,
+                skipped,
+            )
+            for part in PARTS
+        }
+    if resident:
+        pools = {part: pool.to(device or "cpu") for part, pool in pools.items()}
+    return few_shot(
+        pools,
+        way=way,
+        shot=shot,
+        queries=queries,
+        rotate=rotate,
+        augment=augment,
+        invert=invert,
+        within_group=within_group,
+        device=device,
+        name=f"{held.name}{skipped}",
+        said="by folder" if held.class_split else f"by seed {seed}",
+    )
+
+
+def open_prepared(root: Path | str) -> PreparedSet:
+    """The data set in the folder `root`, as `PoolWriter` or `innerloop prepare` wrote it.
+
+    Images are mapped, not read; held in memory are 24 bytes per image, for labels and row numbers.
+
+    Raises FileNotFoundError when a file is missing, ValueError when one is damaged, when they do
+    not fit each other, and when the images are not those that were written.
+    """
+    root = Path(root).expanduser()
+    said = _names(root)
+    images = MappedRows(root / IMAGES)
+    size = (root / IMAGES).stat().st_size
+    if size != said["bytes"]:
+        raise ValueError(
+            f"{root / IMAGES} has changed since it was prepared: {said['bytes']} bytes then, "
+            f"{size} now; {_AGAIN}"
+        )
+    pool = ClassPool(
+        images=images,
+        label=_labels(root / LABELS, len(images)),
+        class_names=said["class_names"],
+        class_group=torch.tensor(said["class_group"]),
+        group_names=said["group_names"],
+    )
+    empty = [name for name, n in zip(pool.class_names, pool.counts.tolist(), strict=True) if not n]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} of {pool.n_classes} classes in {root / CLASSES} have no row: "
+            f"{named(empty)}; {_AGAIN}"
+        )
+    return PreparedSet(pool, said["name"], said["class_split"])
+
+
+def _names(root: Path) -> dict[str, Any]:
+    """The content of classes.json."""
+    path = root / CLASSES
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no prepared data in {root}: expected {IMAGES}, {LABELS} and {CLASSES}; make them of "
+            f"a folder of images with `innerloop prepare IMAGES --out {root}`"
+        )
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["innerloop"] != VERSION:
+            raise ValueError(f"version {said['innerloop']}, this one reads {VERSION}")
+        classes = len(said["class_names"])
+        for key in ("class_group", "class_split"):
+            if said[key] is not None and len(said[key]) != classes:
+                raise ValueError(f"{len(said[key])} entries of {key} for {classes} classes")
+        unknown = set(said["class_split"] or []) - set(PARTS)
+        if unknown:
+            raise ValueError(f"unknown splits {named(sorted(map(str, unknown)))}")
+        return {**said, "name": str(said["name"]), "bytes": int(said["bytes"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged or something else ({type(error).__name__}: {error}); {_AGAIN}"
+        ) from error
+
+
+def _labels(path: Path, n: int) -> torch.Tensor:
+    """The class of each of `n` rows."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no label file {path}; {_AGAIN}")
+    try:
+        label = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not an .npy file ({error}); {_AGAIN}") from error
+    if not isinstance(label, np.ndarray) or label.dtype != np.int64 or label.shape != (n,):
+        got = f"{label.dtype} {label.shape}" if isinstance(label, np.ndarray) else "an archive"
+        raise ValueError(
+            f"{path} should hold {n} labels, int64, one per image, got {got}; {_AGAIN}"
+        )
+    return torch.from_numpy(label)

@@ -1,0 +1,165 @@
+"""Matching networks: a query takes the labels of the support examples that it resembles."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ..core.types import Batch, Params
+from ..solve.cell import cell_step, cell_weights
+from .features import FeatureLearner, membership
+from .model_call import differentiable_kernels
+
+
+class MatchingLearner(FeatureLearner):
+    """p(k | x) = sum over support examples of class k of softmax_i(cos(f(x), g(x_i))).
+
+    The outputs are log p, so that cross-entropy is the paper's loss. The model maps inputs to
+    features (n, d); any number of classes and shots, every class from 0 to the largest label of a
+    task with a support example. Without `reads`, f = g is the model.
+
+    With `reads=K` both are embedded in the context of the whole support set (see `FullContext`);
+    then `width` is d, by default the model's `features`.
+
+    Source: Vinyals et al. 2016, eq. 1 and section 2.1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        reads: int | None = None,
+        width: int | None = None,
+        norm: str | None = None,
+    ):
+        super().__init__(model, loss="cross_entropy", norm=norm)
+        self.context: FullContext | None = None
+        if reads is not None:
+            width = width if width is not None else getattr(model, "features", None)
+            if not isinstance(width, int):
+                raise ValueError(
+                    f"full context needs the width of the features, and {type(model).__name__} has "
+                    "no `features`: give width=..."
+                )
+            self.context = FullContext(width, reads).to(next(model.parameters()))
+
+    def adapt(self, meta: Params, support: Batch) -> Params:
+        keys = self.features(meta, support.x, None)
+        member = membership(support.y).to(keys.dtype)
+        if self.context is not None:
+            keys = self.context.embed(_context(meta), keys)
+        return {"keys": keys, "member": member}
+
+    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
+        found = self.features(meta, x, support.x)
+        if self.context is not None:
+            found = self.context.attend(_context(meta), found, phi["keys"])
+        return matches(found, phi["keys"], phi["member"])
+
+    def materialise(self, phi: Params, support: Batch) -> nn.Module:
+        model = self.call.materialise({}, support.x.squeeze(0))
+        one = {k: v.squeeze(0) for k, v in phi.items()}
+        return MatchingClassifier(model, self.context, one["keys"], one["member"]).eval()
+
+    def solver(self) -> str:
+        told = "attention over the support set"
+        return told if self.context is None else f"{told}, full context, {self.context.reads} reads"
+
+
+class FullContext(nn.Module):
+    """Full context embeddings of features g'(x_i) of the support set and f'(x) of a query.
+
+    g(x_i) = forward_i + backward_i + g'(x_i), the hidden states of two LSTMs that read the support
+    set in its order and in reverse: predictions depend on that order. f(x) = h_K after K = `reads`
+    steps of an LSTM that reads the support set by attention:
+
+        h_k = LSTM(f'(x), [h_{k-1}, r_{k-1}], c_{k-1}) + f'(x),
+        r_k = sum_i softmax_i(h_k . g(x_i)) g(x_i).
+
+    h_0 = c_0 = 0, which the paper leaves open, as it does the number of reads.
+
+    Source: Vinyals et al. 2016, appendix A.1 and A.2.
+    """
+
+    def __init__(self, width: int, reads: int):
+        super().__init__()
+        for name, value in {"width": width, "reads": reads}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"expected {name} >= 1, got {name}={value!r}")
+        self.reads = reads
+        bound = 1 / math.sqrt(width)
+        self.onward = cell_weights(width, width, bound)
+        self.reverse = cell_weights(width, width, bound)
+        # The state [h, r] is twice as wide as h; r enters beside the input, which is the same.
+        self.query = cell_weights(2 * width, width, bound)
+
+    def embed(self, weights: Params, features: Tensor) -> Tensor:
+        """g of the support features (…, n, d), with `weights` in the place of the parameters."""
+        onward = _read(_part("onward.", weights), features)
+        reverse = _read(_part("reverse.", weights), features.flip(-2)).flip(-2)
+        return onward + reverse + features
+
+    def attend(self, weights: Params, features: Tensor, keys: Tensor) -> Tensor:
+        """f of the query features (…, q, d) among the support embeddings `keys` (…, n, d)."""
+        cell = _part("query.", weights)
+        h = c = torch.zeros_like(features)
+        for _ in range(self.reads):
+            read = (h @ keys.mT).softmax(-1) @ keys
+            h, c = cell_step(cell, torch.cat([features, read], -1), h, c)
+            h = h + features
+        return h
+
+
+class MatchingClassifier(nn.Module):
+    """A model and one support set's embeddings: log-probabilities for new inputs."""
+
+    keys: Tensor
+    member: Tensor
+
+    def __init__(self, model: nn.Module, context: FullContext | None, keys: Tensor, member: Tensor):
+        super().__init__()
+        self.model = model
+        self.context: FullContext | None = None
+        if context is not None:
+            with torch.random.fork_rng(devices=[]):  # its weights are overwritten
+                self.context = FullContext(keys.shape[-1], context.reads).to(keys)
+            self.context.load_state_dict(context.state_dict())
+        self.register_buffer("keys", keys.detach().clone())
+        self.register_buffer("member", member.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with differentiable_kernels():
+            found = self.model(x)
+            if self.context is not None:
+                weights: Params = dict(self.context.named_parameters())
+                found = self.context.attend(weights, found, self.keys)
+            return matches(found, self.keys, self.member)
+
+
+def matches(found: Tensor, keys: Tensor, member: Tensor) -> Tensor:
+    """log p (…, q, C) for queries (…, q, d), support embeddings (…, n, d) and classes (…, n, C)."""
+    alike = normalize(found, dim=-1) @ normalize(keys, dim=-1).mT
+    # log(0) keeps an example out of the other classes' sums.
+    of_class = alike.unsqueeze(-1) + member.log().unsqueeze(-3)
+    return of_class.logsumexp(-2) - alike.logsumexp(-1, keepdim=True)
+
+
+def _read(cell: Params, features: Tensor) -> Tensor:
+    """The hidden states (…, n, d) of an LSTM that reads features (…, n, d) one after another."""
+    h = c = torch.zeros_like(features[..., 0, :])
+    states = []
+    for x in features.unbind(-2):
+        h, c = cell_step(cell, x, h, c)
+        states.append(h)
+    return torch.stack(states, -2)
+
+
+def _part(prefix: str, weights: Params) -> Params:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def _context(meta: Params) -> Params:
+    return _part("context.", meta)

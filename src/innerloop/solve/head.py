@@ -1,0 +1,92 @@
+"""What a closed or convex form on features is: a linear map fitted to each task's support set."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..core.types import Params
+
+
+class Fit(NamedTuple):
+    """z -> z weight^T + bias with weight (T, C, d) and bias (T, C), and how the solve went.
+
+    `stats` has one value per task: (T,). It is empty for a form that cannot fail.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stats: Params
+
+
+class Head(nn.Module, ABC):
+    """Fits a linear map on features. What it learns is the module's parameters.
+
+    `values` says whether the targets may be any numbers or must be classes (rows of zeros with a
+    single one).
+    """
+
+    values: bool = False
+
+    @abstractmethod
+    def fit(self, hyper: Params, z: Tensor, targets: Tensor) -> Fit:
+        """From features z (T, n, d) and targets (T, n, C), differentiable in z and `hyper`.
+
+        Solves in float64, whatever the precision of z, and gives it back in that of z (float32 for
+        less). `hyper` holds this module's parameters as they are to be differentiated.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The head in a few words."""
+
+
+class Strength(nn.Module):
+    """A regularisation strength lam > 0: fixed, or learned as log lam, so that it stays positive.
+
+    Raises ValueError unless 0 < lam < inf.
+    """
+
+    def __init__(self, lam: float, *, learned: bool):
+        super().__init__()
+        self.lam = positive("lam", lam)
+        self.log = nn.Parameter(torch.tensor(math.log(self.lam))) if learned else None
+
+    def at(self, hyper: Params) -> float | Tensor:
+        """In float64. `hyper` holds the head's parameters; this module is its `lam`."""
+        return precise(hyper["lam.log"]).exp() if "lam.log" in hyper else self.lam
+
+    def describe(self) -> str:
+        return f"lam {self.lam:g}" + (", learned" if self.log is not None else "")
+
+
+def positive(name: str, value: float) -> float:
+    """`value` as a float; ValueError unless it is finite and above zero."""
+    if isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"expected a finite {name} > 0, got {name}={value!r}")
+    return float(value)
+
+
+def precise(z: Tensor) -> Tensor:
+    """In float64: a Gram matrix squares the condition number, and few-shot ones are small.
+
+    Apple's accelerator has no float64, so its features are solved on the CPU.
+    """
+    return (z.cpu() if z.device.type == "mps" else z).double()
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """A column of ones behind the features: its weight is the bias."""
+    return torch.cat([x, torch.ones_like(x[..., :1])], -1)
+
+
+def linear(w: Tensor, intercept: bool, like: Tensor, stats: Params | None = None) -> Fit:
+    """The fit of weights w (T, C, p); with an intercept, its weight is the last of the p."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    w = w.to(like.device, dtype)
+    weight, bias = (w[..., :-1], w[..., -1]) if intercept else (w, torch.zeros_like(w[..., 0]))
+    return Fit(weight, bias, {k: v.to(like.device) for k, v in (stats or {}).items()})

@@ -1,0 +1,123 @@
+"""One row of the conformance suite: a composition, and the data it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.types import Batch, Params, Task
+from ..learn import FeatureLearner, GradientLearner
+from ..learn.losses import Loss, LossLike
+from ..scope import Scope
+from ..solve import Proximal, Solver
+
+Labels = Literal["classes", "values", "bits", "pixels"]
+Inputs = Literal["numbers", "indices"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One composition with the data it runs on.
+
+    `shape` is that of one example, `inputs` says whether examples are numbers or indices below 8.
+    `forward_mode` is False where torch has no forward-mode rule for a layer: then
+    `ForwardOverReverse` must raise. `converged` marks proximal problems that are solved to the end,
+    on which the implicit gradient must agree as well. `step` is that of the finite differences.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    solver: Callable[[], Solver]
+    shape: tuple[int, ...] = (2,)
+    labels: Labels = "classes"
+    loss: LossLike | Loss = "cross_entropy"
+    scope: Scope | None = None
+    norm: str | None = None
+    penalty: Callable[[], Proximal] | None = None
+    regulariser: Callable[[Params], Tensor] | None = None
+    batch_size: int | None = None
+    inputs: Inputs = "numbers"
+    forward_mode: bool = True
+    converged: bool = False
+    step: float = 1e-5
+
+    def learner(self) -> GradientLearner:
+        """A fresh learner in float64: the same weights every time."""
+        return GradientLearner(
+            fresh(self.model),
+            self.solver(),
+            self.scope,
+            loss=self.loss,
+            norm=self.norm,
+            penalty=self.penalty() if self.penalty else None,
+            regulariser=self.regulariser,
+            batch_size=self.batch_size,
+        ).double()
+
+    def tasks(self, count: int = 3) -> Task:
+        """`count` tasks of 6 support and 5 query examples in float64."""
+        return draw(count, self.shape, self.labels, self.inputs)
+
+
+@dataclass(frozen=True)
+class FeatureCase:
+    """A learner on the features of a model, with the data it runs on; fields as of `Case`.
+
+    `make` gets the model. Nothing is adapted step by step, so `Unrolled` is the only estimator.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    make: Callable[[nn.Module], FeatureLearner]
+    shape: tuple[int, ...] = (2,)
+    labels: Labels = "classes"
+    step: float = 1e-5
+
+    def learner(self) -> FeatureLearner:
+        """A fresh learner in float64: the same weights every time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a learner may draw weights of its own
+            return self.make(fresh(self.model)).double()
+
+    def tasks(self, count: int = 3) -> Task:
+        """`count` tasks of 6 support and 5 query examples in float64."""
+        return draw(count, self.shape, self.labels, "numbers")
+
+
+def fresh(make: Callable[[], nn.Module]) -> nn.Module:
+    """A model in float64: the same weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make().double()
+        with torch.no_grad():
+            for p in model.parameters():
+                # Fresh affine parameters are ones and zeros: special values hide mistakes.
+                p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def draw(count: int, shape: tuple[int, ...], labels: Labels, inputs: Inputs) -> Task:
+    """`count` tasks of 6 support and 5 query examples in float64: the same every time."""
+    generator = torch.Generator().manual_seed(1)
+
+    def batch(n: int) -> Batch:
+        size = (count, n, *shape)
+        x = torch.randn(size, generator=generator, dtype=torch.float64)
+        if inputs == "indices":
+            x = torch.randint(8, size, generator=generator)
+        return Batch(x, targets(n))
+
+    def targets(n: int) -> Tensor:
+        if labels == "classes":
+            rows = [torch.randperm(n, generator=generator) % 3 for _ in range(count)]
+            return torch.stack(rows)
+        if labels == "pixels":
+            return torch.randint(3, (count, n, *shape[1:]), generator=generator)
+        values = torch.randn(count, n, 3, generator=generator, dtype=torch.float64)
+        return values if labels == "values" else (values > 0).double()
+
+    return Task(batch(6), batch(5))
