@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import speed_growth
@@ -31,9 +32,11 @@ PICTURE = Path("docs/images/speed.png")
 ONLY = {
     "fomaml": ("deep",),
     "workers": ("omni1",),
-    "vmap-compiled": ("sine", "omni1", "transformer"),
+    "vmap-compiled": ("sine", "omni1"),
     "jax": ("sine",),
-    "unrolled": tuple(name for name in ROWS if name != "resnet12"),
+    "unrolled": ("sine", "omni1", "deep"),
+    "vmap": tuple(name for name in ROWS if name != "resnet12"),
+    "compiled": tuple(name for name in ROWS if name != "resnet12"),
 }
 """Engines that are not run on every row: where they answer a question, or can run at all."""
 QUICK_ROWS = ("sine", "omni1", "omni5", "mini", "deep")
@@ -89,20 +92,15 @@ def measure_row(name: str, cells: Cells, options: argparse.Namespace) -> None:
         return Job(row, engine, path, options.device, options.threads, options.learn2learn)
 
     about, again = row.describe(), options.again
-    cells.made(f"{name}.rate", about, lambda: rate(job("innerloop")), again=again)
+    cells.made(f"{name}.rate", about, partial(rate, job("innerloop")), again=again)
     wanted = [e for e in options.engines if runs(e, name)]
     for engine in wanted:
-        cells.made(
-            f"{name}.{engine}", about, lambda e=engine: measured(job(e), options.pace), again=again
-        )
+        measure = partial(measured, job(engine), options.pace)
+        cells.made(f"{name}.{engine}", about, measure, again=again)
     for a, b in pairs(collect(name, cells)):
         if a in wanted or b in wanted:
-            cells.made(
-                f"{name}.{a}.{b}",
-                about,
-                lambda a=a, b=b: in_turns(job(a), job(b), options.pace),
-                again=again,
-            )
+            measure = partial(in_turns, job(a), job(b), options.pace)
+            cells.made(f"{name}.{a}.{b}", about, measure, again=again)
 
 
 def pairs(found: Found) -> Iterator[tuple[str, str]]:
@@ -123,6 +121,7 @@ def collect(name: str, cells: Cells) -> Found:
     counted, speed = (cells.read(f"{name}.{what}", about) for what in ("problem", "rate"))
     if counted and speed:
         found.floor = counted["operations"] / speed["rate"]
+        found.reference_error = counted.get("reference error")
     for a, b in pairs(found):
         cell = cells.read(f"{name}.{a}.{b}", about)
         if cell:

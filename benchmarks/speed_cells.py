@@ -33,7 +33,7 @@ class Pace:
     rounds: int
 
 
-FULL, QUICK = Pace(6.0, 2.0, 3), Pace(1.0, 0.5, 1)
+FULL, QUICK = Pace(4.0, 1.5, 3), Pace(1.0, 0.5, 1)
 SLOW = 3.0
 """Seconds of a call from which on fewer calls have to do."""
 
@@ -92,13 +92,14 @@ def measured(job: Job, pace: Pace) -> Cell:
         shutil.rmtree(job.cache)  # so that the first call compiles
     with contextlib.closing(Process(job)) as process:
         found: Cell = process.ask("first", limit=COMPILING)
-        again = process.ask("time", 0.0, 1)[0]
-        times = process.ask("time", pace.seconds, 3 if again < SLOW else 2)
+        times = process.ask("time", 0.0, 2)
+        if max(times) < SLOW:
+            times = process.ask("time", pace.seconds, 3)
     with contextlib.closing(Process(job)) as process:
         process.ask("first", limit=COMPILING)
-        memory = process.ask("memory", pace.seconds)
+        memory = process.ask("memory", pace.turn)
         exactness = process.ask("exactness") if _has_exactness(job) else None
-    low, middle, high = statistics.quantiles(times, n=4)
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
     spread = {"lower": low, "median": middle, "upper": high, "calls": len(times)}
     return found | spread | {"memory": memory, "exactness": exactness}
 
@@ -121,7 +122,7 @@ def in_turns(a: Job, b: Job, pace: Pace) -> Cell:
             slow |= process.ask("time", 0.0, 1)[0] > SLOW
         for _ in range(min(pace.rounds, 2) if slow else pace.rounds):
             for name, process in running.items():
-                taken = process.ask("time", pace.turn, 1 if slow else 2)
+                taken = process.ask("time", *((0.0, 1) if slow else (pace.turn, 2)))
                 turns[name].append(statistics.median(taken))
     ratios = [y / x for x, y in zip(turns[a.engine], turns[b.engine], strict=True)]
     return {"turns": turns, "ratios": ratios, "ratio": statistics.median(ratios)}

@@ -18,12 +18,16 @@ PAPER_RUN = 60_000
 
 @dataclass
 class Found:
-    """All measurements of one device: cells by engine, ratios by pair, the row's floor in s."""
+    """What was measured on a row: cells by engine, ratios by pair, its floor in seconds.
+
+    `reference_error` is the distance of the float64 reference from plain autograd, where taken.
+    """
 
     row: str
     cells: dict[str, Cell] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Cell] = field(default_factory=dict)
     floor: float | None = None
+    reference_error: float | None = None
 
     def good(self, *engines: str) -> list[str]:
         """Those of `engines` that were measured."""

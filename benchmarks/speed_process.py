@@ -83,7 +83,10 @@ def write_problem(row: Row, path: Path, *, truth: bool = True) -> dict[str, floa
     told = {"operations": float(operations(row, model, tasks))}
     if truth:
         stored["truth"] = own.reference(row, model, tasks)
-        stored["first truth"] = own.reference(row, model, first_task(tasks))
+        one = len(tasks.support.x) == 1
+        stored["first truth"] = (
+            stored["truth"] if one else own.reference(row, model, first_task(tasks))
+        )
     if row.name == "sine":
         told["reference error"] = own.relative_error(own.plain(row, model, tasks), stored["truth"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +99,6 @@ class Process:
 
     def __init__(self, job: Job):
         context = multiprocessing.get_context("spawn")
-        self._job = job
         self._connection, theirs = context.Pipe()
         # Ranks are processes of their own, and a daemon may not have any.
         self._process = context.Process(target=_main, args=(theirs, job))
@@ -114,10 +116,8 @@ class Process:
         except (EOFError, ConnectionError) as error:
             self._process.join()
             raise RuntimeError(f"the process ended with {self._process.exitcode}") from error
-        if isinstance(answer, Unavailable):
-            raise answer
         if isinstance(answer, Exception):
-            raise RuntimeError(f"{type(answer).__name__}: {str(answer).strip().splitlines()[0]}")
+            raise answer
         return answer
 
     def close(self) -> None:
@@ -148,6 +148,8 @@ def _main(connection: Connection, job: Job) -> None:
         spawn(WORKERS, _serve, connection, job)
     else:
         torch.set_num_threads(job.threads)
+        # cuDNN would compute float32 convolutions in TF32, ten bits instead of 23.
+        torch.backends.cudnn.allow_tf32 = False
         if job.engine == "jax" and hasattr(os, "sched_setaffinity"):
             # XLA takes all cores it may run on; there is no option for their number.
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
@@ -172,8 +174,11 @@ def _serve(ranks: Ranks, connection: Connection, job: Job) -> None:
                     assert run is not None
                     measure = {"time": _times, "memory": _memory, "exactness": _exactness}[what]
                     answer = measure(ranks, job, run, *arguments)
+            except Unavailable as reason:
+                answer = reason
             except Exception as error:  # told to the parent, which goes on with the next cell
-                answer = error
+                said = str(error).strip().partition("\n")[0]
+                answer = RuntimeError(f"{type(error).__name__}: {said}")
             if ranks.first:
                 connection.send(answer)
 
@@ -238,8 +243,12 @@ def _finished(run: own.Engine, device: torch.device) -> own.Engine:
 
 
 def _times(ranks: Ranks, job: Job, run: own.Engine, seconds: float, fewest: int) -> list[float]:
-    """Seconds of each call: as many as fit, and at least `fewest`. One more goes before them."""
-    run()
+    """Seconds of each call: as many as fit, and at least `fewest`.
+
+    Where more than that is asked for, one call goes before them: another engine has had the caches.
+    """
+    if seconds:
+        run()
     taken: list[float] = []
     while ranks.agree(int(sum(taken) < seconds or len(taken) < fewest)):
         start = time.perf_counter()
@@ -249,9 +258,9 @@ def _times(ranks: Ranks, job: Job, run: own.Engine, seconds: float, fewest: int)
 
 
 def _memory(ranks: Ranks, job: Job, run: own.Engine, seconds: float) -> float:
-    """The median peak in bytes over base, of up to five calls; all ranks together."""
+    """The median peak in bytes over base, of up to three calls; all ranks together."""
     end, found = time.perf_counter() + seconds, list[int]()
-    while ranks.agree(int(not found or (len(found) < 5 and time.perf_counter() < end))):
+    while ranks.agree(int(not found or (len(found) < 3 and time.perf_counter() < end))):
         found.append(peak_memory(run, torch.device(job.device))[0])
     total = torch.tensor(statistics.median(found), dtype=torch.float64)
     if ranks.size > 1:

@@ -63,6 +63,8 @@ def row_lines(row: Row, found: Found, tasks: int) -> list[str]:
     lines = [f"## {row.name}", "", row.describe() + "."]
     if found.floor:
         lines[-1] += f" Floor: {_ms(found.floor)} ms."
+    if found.reference_error is not None:
+        lines[-1] += f" The reference is within {found.reference_error:.0e} of plain autograd's."
     lines += ["", *table(HEADER, [_line(found, e, tasks) for e in found.good(*found.cells)]), ""]
     for (a, b), pair in found.pairs.items():
         if "ratio" in pair:

@@ -32,7 +32,7 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<mark>[^\n]*?) -->\n+)?```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-PROGRAMS = {"innerloop", "make", "pip", "python", "git", "cd", "source"}
+PROGRAMS = {"innerloop", "torchrun", "make", "pip", "python", "git", "cd", "source"}
 
 
 class Block(NamedTuple):
@@ -116,8 +116,8 @@ def test_commands_exist(page: Path) -> None:
             assert {word for word in words[1:] if "=" not in word} <= set(targets), where
         elif program == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), where
-        elif program == "innerloop":
-            parses(words[1:], where)
+        elif program in ("innerloop", "torchrun"):
+            parses(words[words.index("innerloop") + 1 :], where)
 
 
 def parses(words: list[str], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import signal
 import subprocess
@@ -66,8 +67,7 @@ def fail(ranks: Ranks) -> None:
 
 def leave(ranks: Ranks, folder: Path) -> None:
     """As torch._dynamo does in the first outer step; at the end, write which threads are left."""
-    import torch.distributed.nn.functional
-
+    importlib.import_module("torch.distributed.nn.functional")
     tasks = Path("/proc/self/task")
     atexit.register(
         lambda: (folder / str(ranks.rank)).write_text(

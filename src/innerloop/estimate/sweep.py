@@ -26,8 +26,8 @@ from ..core.loop import Point
 from ..core.types import Batch, MetaGradient, Params, Task
 from .curvature import Curvature, Linearised, ReverseOverReverse, Where
 
-KEPT = 16
-"""Inner steps up to which every state is kept."""
+KEPT_STEPS, KEPT_BYTES = 16, 2**25
+"""Every state is kept up to this many inner steps, or while all of them together are this small."""
 
 
 class Adjoint(Estimator):
@@ -36,8 +36,8 @@ class Adjoint(Estimator):
     `curvature` supplies the Hessian-vector products (`ReverseOverReverse`, `ForwardOverReverse`,
     `FiniteDifference`). `last=n` keeps the curvature of the last n steps only (truncated; 0 is
     first order). `store_every=k` keeps every k-th phi and recomputes the others, k steps at a time;
-    by default all are kept up to 16 steps, and about sqrt(K) of them beyond, which bounds memory at
-    the price of one more inner gradient per step. `store_every=1` keeps all: fastest.
+    by default all are kept up to 16 steps or 32 MiB, and about sqrt(K) of them beyond, which bounds
+    memory at the price of one more inner gradient per step. `store_every=1` keeps all: fastest.
     """
 
     needs = IterativeLearner
@@ -64,7 +64,7 @@ class Adjoint(Estimator):
         assert isinstance(learner, IterativeLearner)
         fixed = trees.detach(meta)
         stored: list[Point] = []
-        every = self.store_every or _spacing(learner.steps)
+        every = self.store_every or _spacing(learner, fixed, tasks.support)
         needed = self._needed(learner)
         for point in loop.points(learner, fixed, tasks.support, max(0, learner.steps - 1)):
             if point.t % every == 0 and point.t + every > needed:
@@ -154,9 +154,13 @@ class FirstOrder(Estimator):
         return "first order"
 
 
-def _spacing(steps: int) -> int:
+def _spacing(learner: IterativeLearner, meta: Params, support: Batch) -> int:
     """Steps between stored states: K / k stored and k replayed are fewest at k = sqrt(K)."""
-    return 1 if steps <= KEPT else math.isqrt(steps - 1) + 1
+    steps = learner.steps
+    with torch.no_grad():
+        phi = learner.start(meta, support)
+    size = sum(v.nbytes for v in (*phi.values(), *learner.initial_state(meta, phi).values()))
+    return 1 if steps <= KEPT_STEPS or steps * size <= KEPT_BYTES else math.isqrt(steps - 1) + 1
 
 
 def outer_gradient(
@@ -190,11 +194,13 @@ def pull_step(
 ) -> tuple[Params, Params, Params]:
     """One turn of the sweep: cotangents of (phi_t, s_t) and what this step adds to G."""
     if where.learner.plain and where.learner.tolerance is None:
-        # phi' = phi - a g with a number a: the cotangent of g is -a lam.
-        still = {k: torch.zeros_like(v) for k, v in lam.items()}
-        u = where.learner.step(where.meta, point.t, still, lam, inner.losses, {})[0]
-        h_phi, h_meta = inner.pull(u)
-        return trees.merge(lam, h_phi), {}, h_meta
+        # phi' = phi - a g with a number a, so lam <- lam - a H lam: the step itself, once more.
+        def stepped(at: Params, along: Params) -> Params:
+            return where.learner.step(where.meta, point.t, at, along, inner.losses, {})[0]
+
+        h_phi, h_meta = inner.pull(lam)
+        moved = {k: v for k, v in lam.items() if k in h_phi}
+        return {**lam, **stepped(moved, h_phi)}, {}, stepped(trees.zeros_like(h_meta), h_meta)
     leaves = (
         {"phi " + k: v for k, v in trees.leaves(point.phi).items()}
         | {"state " + k: v for k, v in trees.leaves(point.state).items()}

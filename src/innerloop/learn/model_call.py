@@ -100,13 +100,15 @@ class ModelCall:
             layer.alone = closed
         if alone:
             one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
-            return self._run((one, buffers), self.laid_out(x.squeeze(0))).unsqueeze(0)
-        axes = {k: 0 if k in stacked else None for k in weights}
-        mapped = vmap(
-            lambda w, row: self._run((w, buffers), row), in_dims=(axes, 0), randomness="same"
-        )
+            return self._run(one | buffers, self.laid_out(x.squeeze(0))).unsqueeze(0)
+        shared = buffers | {k: v for k, v in weights.items() if k not in stacked}
+        names = [k for k in weights if k in stacked]
+
+        def one_task(row: Tensor, *own: Tensor) -> Tensor:
+            return self._run(shared | dict(zip(names, own, strict=True)), row)
+
         try:
-            return mapped(weights, x)
+            return vmap(one_task, randomness="same")(x, *(weights[k] for k in names))
         except RuntimeError as error:
             raise ValueError(
                 f"{type(self._model).__name__} failed when {len(x)} tasks ran together: "
@@ -135,15 +137,14 @@ class ModelCall:
         finally:
             self._given = None
 
-    def _run(self, state: tuple[Params, Params], x: Tensor) -> Tensor:
-        weights, buffers = state
+    def _run(self, tensors: Params, x: Tensor) -> Tensor:
         try:
-            with functional.placed(self._slots, weights | buffers):
+            with functional.placed(self._slots, tensors):
                 outputs = self._copy(x)
         except RuntimeError as error:
             if x.is_floating_point():
                 raise
-            dtype = next(iter(weights.values())).dtype
+            dtype = next(v.dtype for v in tensors.values() if v.is_floating_point())
             raise ValueError(
                 f"x is {x.dtype} and the model's weights are {dtype}, and the model failed: "
                 f"{str(error).splitlines()[0]} Convert with x.to({dtype}) (and divide pixels by "
@@ -161,7 +162,7 @@ class ModelCall:
         if self.modes not in self._draws:
             with torch.no_grad(), streams.replay("model", "probe", device=x.device):
                 before = _random_state(x.device)
-                self._run((dict(self._copy.named_parameters()), self._own_buffers()), x[0])
+                self._run(dict(self._copy.named_parameters()) | self._own_buffers(), x[0])
                 self._draws[self.modes] = not torch.equal(before, _random_state(x.device))
         return self._draws[self.modes]
 
@@ -206,7 +207,7 @@ class ModelCall:
                 self._copy.eval()
                 for layer in self._support_norms:
                     layer.recording, layer.rows = True, None
-                self._run((dict(model.named_parameters()), self._own_buffers()), support)
+                self._run(dict(model.named_parameters()) | self._own_buffers(), support)
                 for layer in self._support_norms:
                     layer.recording = False
                 norms.freeze(model, self._copy)

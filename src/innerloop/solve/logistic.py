@@ -28,8 +28,8 @@ class Logistic(Head):
 
         w = X^T a,   lam a = b - R (lam I + R K R)^-1 R K b.
 
-    Source: Bertinetto et al. 2019, eq. 6-8 and code (lam 50; 1 for two classes; 1 or 5 steps, 10
-    for two classes; one against the rest; inputs not divided by sqrt(n); no output scale). The
+    Source: Bertinetto et al. 2019, section 3.3 and code (lam 50; 1 for two classes; 1 or 5 steps,
+    10 for two classes; one against the rest; inputs not divided by sqrt(n); no output scale). The
     stable form is Rasmussen & Williams 2006, algorithm 3.1.
 
     Raises ValueError unless steps >= 1 and lam > 0.

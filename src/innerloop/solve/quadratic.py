@@ -53,7 +53,7 @@ def minimise(q: Tensor, b: Tensor, h: Tensor, *, tolerance: float = 1e-14) -> Op
 
     Raises ValueError unless sum_m h_m > 0, without which no a lies inside the constraints.
 
-    Source: Mehrotra 1992 (predictor and corrector); Amos & Kolter 2017 (OptNet), eq. 6-8, for the
+    Source: Mehrotra 1992 (predictor and corrector); Amos & Kolter 2017 (OptNet), section 3, for the
     gradient, as MetaOptNet uses it (Lee et al. 2019, section 3.2).
     """
     if not (h.sum(1) > 0).all():
@@ -78,7 +78,6 @@ class _Minimum(torch.autograd.Function):
     def backward(ctx, upstream, *others):  # type: ignore[no-untyped-def]
         """With (Q + D) u_m + w = upstream_m, sum_m u_m = 0 and D = z / s, the gradients are
         u in b, D u in h, and minus the symmetric part of sum_m u_m a_m^T in Q."""
-        q, a, s, z = ctx.saved_tensors
         q, a, s, z = ctx.saved_tensors
         u, _ = _Newton(q, z / s).solve(upstream, torch.zeros_like(upstream[:, 0]))
         outer = u.transpose(1, 2) @ a

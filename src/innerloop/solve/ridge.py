@@ -24,7 +24,7 @@ class Ridge(Head):
     `average`, and lam is 50. Their released commands keep lam fixed; their paper learns it, here
     through its logarithm. MetaOptNet's is `Ridge(learned=False, intercept=False, average=False)`.
 
-    Source: Bertinetto et al. 2019, eq. 3-5; Lee et al. 2019, section 3.2.
+    Source: Bertinetto et al. 2019, section 3.2; Lee et al. 2019, section 3.2.
     """
 
     values = True

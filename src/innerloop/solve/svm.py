@@ -27,7 +27,8 @@ class SVM(Head):
     The authors run 15 iterations of another solver in training and 3 at test; here every solve runs
     until it has converged.
 
-    Source: Lee et al. 2019, eq. 8-10 and code (c 0.1, damping 1, no bias); Crammer & Singer 2001.
+    Source: Lee et al. 2019, section 3.2 and code (c 0.1, damping 1, no bias); Crammer & Singer
+    2001.
 
     Raises ValueError unless c > 0 and damping > 0.
     """

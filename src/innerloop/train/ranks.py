@@ -214,9 +214,9 @@ def joined() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
-    # Its functions have the group at import as defaults: imported later, by torch._dynamo, they would
+    # The defaults of its functions are the group at import: if torch._dynamo imports it later, they
     # keep the group and its threads alive into the interpreter's end, which then aborts.
-    pass
+    import torch.distributed.nn.functional
 
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
