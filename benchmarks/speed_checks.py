@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from speed_cells import Cell
 
 PEERS = ("learn2learn", "higher", "torchopt")
-EXACT = ("innerloop", "compiled")
+EXACT = ("innerloop", "traced", "compiled")
 FASTER = {"omni1": 2.0, "omni5": 1.6, "mini": 2.0, "deep": 1.4}
 MEMORY = {"omni1": 1.0, "omni5": 1.0, "mini": 0.5, "deep": 0.35}
 FLOOR = {"omni1": 1.6, "mini": 1.6}

@@ -7,14 +7,13 @@ the order of `model.parameters()`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from speed_rows import Row, Unavailable
+from speed_rows import Row
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -34,11 +33,14 @@ def adjoint(model: nn.Module, row: Row, tasks: Task) -> Engine:
     return _gradients(methods.maml(model, **_settings(row)), tasks)
 
 
+def traced(model: nn.Module, row: Row, tasks: Task) -> Engine:
+    """The sweep, recorded and replayed."""
+    return _gradients(methods.maml(model, **_settings(row)).use("traced"), tasks)
+
+
 def compiled(model: nn.Module, row: Row, tasks: Task) -> Engine:
-    """The default under torch.compile."""
-    if "compile" not in inspect.signature(methods.maml).parameters:
-        raise Unavailable("methods.maml has no compile option")
-    return _gradients(methods.maml(model, compile=True, **_settings(row)), tasks)
+    """The sweep, recorded and compiled."""
+    return _gradients(methods.maml(model, **_settings(row)).use("compiled"), tasks)
 
 
 def first_order(model: nn.Module, row: Row, tasks: Task) -> Engine:

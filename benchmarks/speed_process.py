@@ -34,6 +34,7 @@ from innerloop.train.ranks import Ranks, spawn
 WORKERS = 2
 ENGINES: dict[str, Callable[..., own.Engine]] = {
     "innerloop": own.adjoint,
+    "traced": own.traced,
     "compiled": own.compiled,
     "fomaml": own.first_order,
     "unrolled": own.unrolled,

@@ -15,6 +15,7 @@ from innerloop.evaluate.plot import style
 
 COLOURS = {
     "innerloop": style.BLUE,
+    "traced": style.BLUE,
     "compiled": style.BLUE,
     "workers": style.GREEN,
     "learn2learn": style.VERMILION,
@@ -143,7 +144,7 @@ def _dots(axes: Axes, rows: list[Found], what: str) -> None:
         there = [(k, row) for k, row in enumerate(rows) if row.good(engine)]
         ratios = [_value(row, engine, what) / _value(row, None, what) for _, row in there]
         if there:
-            shape = "o" if engine in ("innerloop", "compiled", "workers") else "D"
+            shape = "o" if engine in ("innerloop", "traced", "compiled", "workers") else "D"
             face = "white" if engine in COMPILED else colour
             lines = [k for k, _ in there]
             axes.plot(ratios, lines, shape, ms=7, mec=colour, mfc=face, mew=1.5, label=engine)

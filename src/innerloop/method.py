@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from .core import checks, loop, trees
 from .core.contract import Estimator, IterativeLearner
 from .core.types import Batch, MetaGradient, Params, Task
-from .engine import Engine, Recorder, check_engine, running
-from .estimate.batching import mean_gradient, split
-from .learn import FeatureLearner, GradientLearner
+from .engine import Engine, Precision, Recorder, check_choice, running
+from .estimate.batching import mean_gradient, single_threaded, split
+from .learn import FeatureLearner, GradientLearner, functional
 from .notices import Notices
 
 
@@ -48,6 +48,9 @@ class Method(nn.Module):
         self.learner = learner
         self.estimator = estimator
         self.chunk = chunk
+        # Walking the module tree at every step would cost more than a small step itself.
+        names = {name: name for name, _ in learner.named_parameters()}
+        self._slots = functional.slots(learner, names)
         self._recorder: Recorder | None = None
         self._notices = Notices()
 
@@ -62,7 +65,7 @@ class Method(nn.Module):
         combines this process's result with others' before anything is stored.
         """
         tasks = self._check(tasks)
-        params = dict(self.learner.named_parameters())
+        params = {name: home[key] for home, key, name in self._slots}
         lay_out = self.learner.call.laid_out
         meta = {k: lay_out(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()}
         found = self._run(meta, tasks)
@@ -79,7 +82,7 @@ class Method(nn.Module):
         self._notices.health(found.stats)
         return found
 
-    def use(self, engine: Engine) -> Method:
+    def use(self, engine: Engine = "eager", *, precision: Precision = "float32") -> Method:
         """How meta-gradients are executed from now on; returns this method.
 
         "eager" runs Python and autograd for every chunk of tasks. "traced" records a chunk's tensor
@@ -87,16 +90,22 @@ class Method(nn.Module):
         each with its own tasks. "compiled" also passes the record through `torch.compile`. Results
         agree to rounding; see `innerloop.engine.Recorder` for what is recorded and what cannot be.
 
+        `precision="bfloat16"` runs the model in bfloat16, here and in `adapt` and `query_outputs`;
+        weights, losses and inner steps stay in theirs. It is no longer exact: expect errors of
+        several per cent in the meta-gradient.
+
         Raises ValueError where this method cannot be recorded, with the reason.
         """
-        check_engine(engine)
-        self._recorder = None
+        check_choice("engine", engine, Engine)
+        check_choice("precision", precision, Precision)
+        recorder = None
         if engine != "eager":
             recorder = Recorder(self.estimator, compiled=engine == "compiled")
             reason = recorder.refuse(self.learner)
             if reason:
                 raise ValueError(reason)
-            self._recorder = recorder
+        self._recorder = recorder
+        self.learner.call.precision = torch.bfloat16 if precision == "bfloat16" else None
         return self
 
     def loss(self, tasks: Task) -> Tensor:
@@ -188,9 +197,11 @@ class Method(nn.Module):
             with running(self.learner):
                 return mean_gradient(self.estimator, self.learner, meta, tasks, chunk)
         self.learner.call.follow_modes()
-        self._recorder.prepare(self.learner, meta, split(tasks, chunk))
-        cores = torch.get_num_threads() if tasks.support.x.device.type == "cpu" else 1
-        return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=cores)
+        parts = split(tasks, chunk)
+        threads = 1 if tasks.support.x.device.type != "cpu" else torch.get_num_threads()
+        with single_threaded(len(parts) > 1 < threads):
+            self._recorder.prepare(self.learner, meta, parts)
+        return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=threads)
 
     def _phis(self, support: Batch, steps: int | None) -> Iterator[Params]:
         self._steps(steps)
@@ -212,7 +223,7 @@ class Method(nn.Module):
 
     def _values(self) -> Params:
         lay_out = self.learner.call.laid_out
-        return {k: lay_out(p.detach()) for k, p in self.learner.named_parameters()}
+        return {name: lay_out(home[key].detach()) for home, key, name in self._slots}
 
     def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks, self.learner.kind)

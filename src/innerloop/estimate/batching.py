@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -50,18 +51,25 @@ def mean_gradient(
     def summed(share: list[Task]) -> MetaGradient:
         return _summed(estimator(learner, meta, part) for part in share)
 
-    if threads == 1:
+    if len(parts) == 1:
+        total = estimator(learner, meta, tasks)
+    elif threads == 1:
         total = summed(parts)
     else:
         bounds = [len(parts) * i // threads for i in range(threads + 1)]
         shares = [parts[a:b] for a, b in itertools.pairwise(bounds)]
         total = _summed(_together(summed, shares))
-    n = len(tasks.support.x)
+    share = 1 / len(tasks.support.x)
     return MetaGradient(
-        total.loss / n,
-        {k: v / n for k, v in total.grads.items()},
-        total.stats,
-        {k: v / n for k, v in total.memory.items()},
+        total.loss * share, _scaled(total.grads, share), total.stats, _scaled(total.memory, share)
+    )
+
+
+def _scaled(tree: Params, factor: float) -> Params:
+    return (
+        dict(zip(tree, torch._foreach_mul(list(tree.values()), factor), strict=True))
+        if tree
+        else {}
     )
 
 
@@ -91,12 +99,18 @@ def _together(
     work: Callable[[list[Task]], MetaGradient], shares: list[list[Task]]
 ) -> list[MetaGradient]:
     """`work` on every share at once, each in a thread whose operations use one core."""
+    with single_threaded():
+        return list(_pool(len(shares)).map(work, shares))
+
+
+@contextlib.contextmanager
+def single_threaded(wanted: bool = True) -> Iterator[None]:
+    """Within the block operations use one core: tasks are what runs in parallel."""
     cores = torch.get_num_threads()
-    pool = _pool(len(shares))
-    # Operations in the pool's threads must not fan out themselves.
-    torch.set_num_threads(1)
+    if wanted:
+        torch.set_num_threads(1)
     try:
-        return list(pool.map(work, shares))
+        yield
     finally:
         torch.set_num_threads(cores)
 

@@ -3,7 +3,7 @@
 Double backward through PyTorch's own layers gives the same numbers at two to four times the price:
 its convolution computes weight gradients with batch and channels exchanged, and its batch
 normalisation falls apart into some twenty passes over the activations. Here both are closed forms.
-They are made for one task at a time (no `vmap`, no forward-mode); `Layer.alone` says when.
+They are made for one task at a time: no `vmap`, no forward mode.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 
 _aten = torch.ops.aten
-Sizes = tuple[int, ...]
+LONG = 2**14
+"""Values per channel from which sums in a backward pass are made column by column."""
 
 
-class _Convolution(Function):
+class Convolution(Function):
     """y = conv(x, w) + b."""
 
     @staticmethod
@@ -31,7 +31,7 @@ class _Convolution(Function):
         return _convolve(x, w, b, shape)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         needed = (*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2])
         return (*_ConvolutionBackward.apply(gy, x, w, ctx.shape, needed), None)
@@ -41,7 +41,7 @@ class _ConvolutionBackward(Function):
     """(gx, gw, gb), bilinear in gy and in w, x: every derivative is a convolution again."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, gy: Tensor, x: Tensor, w: Tensor, shape: tuple[Any, ...], needed: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(gy, x, w)
@@ -51,7 +51,7 @@ class _ConvolutionBackward(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, cx: Tensor | None, cw: Tensor | None, cb: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         gy, x, w = ctx.saved_tensors
@@ -88,20 +88,18 @@ def _gradients(
     )
 
 
-class _Normalisation(Function):
+class Normalisation(Function):
     """y = w xhat + b, xhat = (x - mean) r, r = (var + eps)^(-1/2), per channel over the batch."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
         y, mean, r = _normalise(x, w, b, eps)
         ctx.save_for_backward(x, w, mean, r)
         ctx.eps = eps
         return y
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w, mean, r = ctx.saved_tensors
         gx, gw, gb = _NormalisationBackward.apply(gy, x, w, mean, r, ctx.eps)
         return gx, gw if w is not None else None, gb if w is not None else None, None
@@ -121,9 +119,9 @@ class _NormalisationBackward(Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, gy: Tensor, x: Tensor, w: Tensor | None, mean: Tensor, r: Tensor, eps: float
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         gx, gw, gb = _pull(gy, x, w, mean, r, eps, [True, True, True])
         ctx.save_for_backward(gy, x, w, mean, r, gw, gb)
         ctx.eps = eps
@@ -132,7 +130,7 @@ class _NormalisationBackward(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, cx: Tensor | None, cw: Tensor | None, cb: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         gy, x, w, mean, r, big_c, big_b = ctx.saved_tensors
@@ -142,10 +140,11 @@ class _NormalisationBackward(Function):
         tilt = cw * r
         shift = torch.addcmul(cb, tilt, mean, value=-1).reshape(shape)
         if cx is None:
-            c_gy = torch.addcmul(shift, x, tilt.reshape(shape))
-            c_x, _, _ = _pull(gy, x, cw, mean, r, ctx.eps, [True, False, False])
-            return c_gy, c_x, None, None, None, None
+            along = _pull(gy, x, cw, mean, r, ctx.eps, [True, False, False])[0]
+            flat = torch.addcmul(shift, x, tilt.reshape(shape))
+            return flat, along, None, None, None, None
         c_gy, s1, s0 = _pull(cx, x, w, mean, r, ctx.eps, [True, True, True])
+        assert c_gy is not None
         c_gy.addcmul_(x, tilt.reshape(shape)).add_(shift)
         zero, one = torch.zeros_like(mean), torch.ones_like(r)
         a = _pull(gy, cx, None, zero, one, ctx.eps, [False, True, False])[1]
@@ -170,9 +169,8 @@ def _normalise(
     if not _in_columns(x):
         return _aten.native_batch_norm(x, w, b, None, None, True, 0.0, eps)
     means, variances = _aten.batch_norm_update_stats(_columns(x), None, None, 0.0)
-    means, variances = means.view(x.shape[3], -1), variances.view(x.shape[3], -1)
-    mean = means.mean(0)
-    r = (variances + (means - mean).square()).mean(0).add_(eps).rsqrt_()
+    spread, mean = torch.var_mean(means.view(x.shape[3], -1), 0, correction=0)
+    r = variances.view(x.shape[3], -1).mean(0).add_(spread).add_(eps).rsqrt_()
     scale = r if w is None else w * r
     shift = torch.addcmul(torch.zeros_like(r) if b is None else b, mean, scale, value=-1)
     return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1)), mean, r
@@ -188,7 +186,7 @@ def _pull(
     wanted: list[bool],
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """(s (gy - (B + xhat C) / N), C, B) in two passes over the activations."""
-    if not _in_columns(x) or not _in_columns(gy):
+    if x.numel() < LONG * x.shape[1] or not (_in_columns(x) and _in_columns(gy)):
         return _aten.native_batch_norm_backward(gy, x, w, None, None, mean, r, True, eps, wanted)
     width = x.shape[3]
     _, big_c, big_b = _aten.native_batch_norm_backward(
@@ -203,7 +201,7 @@ def _pull(
         eps,
         [False, True, True],
     )
-    big_c, big_b = big_c.view(width, -1).sum(0), big_b.view(width, -1).sum(0)
+    big_c, big_b = (v.view(width, -1).sum(0) for v in (big_c, big_b))
     if not wanted[0]:
         return None, big_c, big_b
     n = x.numel() // x.shape[1]
@@ -232,74 +230,4 @@ def _in_columns(x: Tensor) -> bool:
 def _columns(x: Tensor) -> Tensor:
     """(n, c, h, w) with channels innermost as (1, w c, n h, 1): every pixel column by itself."""
     n, c, h, w = x.shape
-    return x.permute(0, 2, 3, 1).reshape(1, n * h, 1, w * c).permute(0, 3, 1, 2)
-
-
-class Layer:
-    """A layer that takes the closed forms while `alone`, and its class's own path otherwise."""
-
-    alone = False
-
-
-class _Conv(Layer, nn.modules.conv._ConvNd):
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.alone or x.dim() != self.weight.dim():
-            return super().forward(x)  # type: ignore[misc]
-        shape = (self.stride, self.padding, self.dilation, self.groups)
-        return _Convolution.apply(x, self.weight, self.bias, shape)  # type: ignore[no-any-return]
-
-
-class _Norm(Layer, _BatchNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.alone or self.running_mean is not None or x.dim() < 3:
-            return super().forward(x)
-        return _Normalisation.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return]
-
-
-class Conv1d(_Conv, nn.Conv1d):
-    pass
-
-
-class Conv2d(_Conv, nn.Conv2d):
-    pass
-
-
-class Conv3d(_Conv, nn.Conv3d):
-    pass
-
-
-class BatchNorm1d(_Norm, nn.BatchNorm1d):
-    pass
-
-
-class BatchNorm2d(_Norm, nn.BatchNorm2d):
-    pass
-
-
-class BatchNorm3d(_Norm, nn.BatchNorm3d):
-    pass
-
-
-_OURS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: Conv1d,
-    nn.Conv2d: Conv2d,
-    nn.Conv3d: Conv3d,
-    nn.BatchNorm1d: BatchNorm1d,
-    nn.BatchNorm2d: BatchNorm2d,
-    nn.BatchNorm3d: BatchNorm3d,
-}
-
-
-def swap(model: nn.Module) -> list[Layer]:
-    """Give the layers of `model` (a private copy) their closed forms; returns them."""
-    found = []
-    for module in model.modules():
-        if type(module) not in _OURS:
-            continue
-        if isinstance(module, nn.modules.conv._ConvNd) and (
-            module.padding_mode != "zeros" or isinstance(module.padding, str)
-        ):
-            continue
-        module.__class__ = _OURS[type(module)]
-        found.append(module)
-    return found  # type: ignore[return-value]
+    return x.as_strided((1, w * c, n * h, 1), (x.numel(), 1, w * c, w * c))

@@ -19,8 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import streams
 from ..core.types import Params
-from . import functional, kernels
+from . import functional
 from . import norm as norms
+from .swap import swap
 from .weight_norm import compose
 
 log = logging.getLogger("innerloop")
@@ -45,7 +46,7 @@ class ModelCall:
         governed = set(norms.apply(self._copy, self.policy))
         self.normalises = bool(governed)
         compose(self._copy)
-        self._layers = kernels.swap(self._copy)
+        self._layers = swap(self._copy)
         self._slots = functional.slots(self._copy, functional.places(self._copy))
         self._buffered = any(True for _ in self._copy.buffers())
         self._modes = [
@@ -59,6 +60,7 @@ class ModelCall:
         self._support_norms = [m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)]
         self._draws: dict[tuple[bool, ...], bool] = {}
         self._given: Params | None = None
+        self.precision: torch.dtype | None = None
         self.follow_modes()
         self.unbatchable = next((w for m in model.modules() if (w := _unbatchable(m))), None)
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
@@ -78,6 +80,10 @@ class ModelCall:
         for every task of the batch. `support` is given where the policy `support` wants its
         statistics: it runs in front of x.
         """
+        kept = x.dtype
+        if self.precision is not None and x.is_floating_point():
+            x, weights = x.to(self.precision), _cast(weights, self.precision)
+            support = None if support is None else support.to(self.precision)
         rows = None
         if support is not None and self.policy == "support" and self._support_norms:
             rows = support.shape[1]
@@ -91,7 +97,8 @@ class ModelCall:
             # random model takes the same path for one task as for many.
             with streams.replay("model", stream, device=x.device):
                 outputs = self._forward(weights, stacked, x, alone=not self.batchable)
-        return outputs if rows is None else outputs[:, rows:]
+        outputs = outputs if rows is None else outputs[:, rows:]
+        return outputs if self.precision is None else outputs.to(kept)
 
     def _forward(self, weights: Params, stacked: set[str], x: Tensor, *, alone: bool) -> Tensor:
         buffers = self._own_buffers()
@@ -119,7 +126,7 @@ class ModelCall:
     def _own_buffers(self) -> Params:
         """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
         held = self.buffers() if self._given is None else self._given
-        return {k: v.clone() for k, v in held.items()}
+        return _cast({k: v.clone() for k, v in held.items()}, self.precision)
 
     def buffers(self) -> Params:
         """The user's: `.to(device)` and `.double()` replace buffers, and the copy keeps the old."""
@@ -162,7 +169,8 @@ class ModelCall:
         if self.modes not in self._draws:
             with torch.no_grad(), streams.replay("model", "probe", device=x.device):
                 before = _random_state(x.device)
-                self._run(dict(self._copy.named_parameters()) | self._own_buffers(), x[0])
+                weights = _cast(dict(self._copy.named_parameters()), self.precision)
+                self._run(weights | self._own_buffers(), x[0])
                 self._draws[self.modes] = not torch.equal(before, _random_state(x.device))
         return self._draws[self.modes]
 
@@ -232,6 +240,12 @@ def differentiable_kernels(*, recurrent: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _cast(tensors: Params, dtype: torch.dtype | None) -> Params:
+    if dtype is None:
+        return tensors
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
 
 
 def _unbatchable(module: nn.Module) -> str | None:
