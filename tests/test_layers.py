@@ -45,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "testing": {"core", "scope", "solve", "estimate", "learn", "method", "models", "doctor"},
     "doctor": {"core", "learn", "estimate", "method"},
-    "train": {"core", "data.source", "method"},
+    "train": {"core", "data.source", "engine", "method"},
     "evaluate": {"core", "data.source", "data.images", "data.pool", "method", "models"},
     "config": {"core", "method", "methods", "models", "data", "train"},
     "recipes": {"core", "method", "methods", "models", "data", "train", "config"},

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Literal, cast, get_args
 
 import torch
+from torch import nn
 
 from .core import streams
 from .core.contract import Estimator, IterativeLearner, Learner
@@ -38,18 +39,29 @@ _TURN = threading.RLock()
 
 
 @contextlib.contextmanager
-def running(learner: Learner) -> Iterator[None]:
+def running(learner: Learner, *, training: bool = True) -> Iterator[None]:
     """What a learner needs to run: the user's modes, one seed per call, differentiable kernels.
+
+    Unless `training`, model and solver are in eval mode: no dropout in layers or gradients.
 
     One at a time: a functional call sets weights in a module tree and kernels are chosen for the
     whole process, so threads take turns.
     """
     call = _model(learner)
     with _TURN, torch.inference_mode(False):
-        call.follow_modes()
+        call.follow_modes(training)
+        solver = getattr(learner, "solver", None)
+        modules = list(solver.modules()) if isinstance(solver, nn.Module) else []
+        before = [module.training for module in modules]
         seed = streams.common(int(torch.randint(2**62, ())))
-        with seed, differentiable_kernels(recurrent=not call.batchable):
-            yield
+        try:
+            for module in modules:
+                module.training = module.training and training
+            with seed, differentiable_kernels(recurrent=not call.batchable):
+                yield
+        finally:
+            for module, was in zip(modules, before, strict=True):
+                module.training = was
 
 
 class Recorder(Estimator):

@@ -16,6 +16,9 @@ from .estimate.batching import mean_gradient, single_threaded, split
 from .learn import FeatureLearner, GradientLearner, functional
 from .notices import Notices
 
+FUSED = 2**25
+"""Multiply-adds of one task's forward pass up to which a CPU runs all tasks as one batch."""
+
 
 class Method(nn.Module):
     """What is adapted, how, and how it is differentiated, bound to a model.
@@ -24,8 +27,9 @@ class Method(nn.Module):
     `model.<name>`) and what the solver learns (`solver.*`).
 
     `chunk` is the number of tasks run at once: 1 loops over tasks, T runs them as one fused batch;
-    results agree to rounding. "auto" is 1 for recurrent layers (`vmap` cannot batch them) and for
-    convolutions on a CPU (a grouped convolution is slower than a loop there), else all tasks.
+    results agree to rounding. "auto" is 1 for recurrent layers (`vmap` cannot batch them), and on a
+    CPU for convolutions (grouped ones are slower than a loop there) and where one task alone keeps
+    a core busy (weights times support rows above `FUSED`), else all tasks.
 
     Raises ValueError when the estimator cannot differentiate the learner, naming both and the fix.
     """
@@ -128,8 +132,8 @@ class Method(nn.Module):
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> nn.Module:
         """A plain module adapted to ONE task: support_x (n, ...), support_y (n, ...).
 
-        It is in eval mode, has no graph, and follows the normalisation policy by itself. `steps`
-        replaces the trained number of inner steps.
+        It is in eval mode, has no graph, and follows the normalisation policy by itself; dropout is
+        off while adapting too. `steps` replaces the trained number of inner steps.
         """
         if not isinstance(support_x, Tensor) or not isinstance(support_y, Tensor):
             raise ValueError(
@@ -138,7 +142,7 @@ class Method(nn.Module):
             )
         support = Batch(support_x.unsqueeze(0), support_y.unsqueeze(0))
         support = self._check(Task(support, support)).support
-        with running(self.learner), torch.no_grad():
+        with running(self.learner, training=False), torch.no_grad():
             for phi in self._phis(support, steps):
                 adapted = phi  # only the last is kept: memory does not grow with the steps
             if isinstance(self.learner, IterativeLearner):
@@ -151,11 +155,12 @@ class Method(nn.Module):
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
         """Query outputs before adaptation and after each of S inner steps: (S+1, T, n, ...).
 
-        No graph is kept. A learner without steps returns (1, T, n, ...).
+        In eval mode: without dropout. No graph is kept. A learner without steps returns
+        (1, T, n, ...).
         """
         tasks = self._check(tasks)
         parts = []
-        with running(self.learner), torch.no_grad():
+        with running(self.learner, training=False), torch.no_grad():
             meta = self._values()
             for part in split(tasks, self._chunk(tasks.support.x)):
                 outputs = [
@@ -171,7 +176,7 @@ class Method(nn.Module):
     def trajectory(self, support: Batch, steps: int | None = None) -> list[Params]:
         """phi_0 … phi_S of stacked tasks, leaves (T, ...), without a graph."""
         tasks = self._check(Task(support, support))
-        with running(self.learner), torch.no_grad():
+        with running(self.learner, training=False), torch.no_grad():
             parts = [
                 list(self._phis(part.support, steps))
                 for part in split(tasks, self._chunk(support.x))
@@ -240,9 +245,13 @@ class Method(nn.Module):
             if self.chunk not in (1, "auto"):
                 self._notices.once(f"tasks run one after another (chunk=1): {call.unbatchable}")
             return 1
-        if self.chunk == "auto":
-            return 1 if call.convolutional and x.device.type == "cpu" else len(x)
-        return int(self.chunk)
+        if self.chunk != "auto":
+            return int(self.chunk)
+        # A rule, not a stopwatch: with a measured choice rounding, and so the resuming of a run
+        # bit for bit, would depend on what else the machine did.
+        rows = x[0].numel() if call.convolutional or not x.is_floating_point() else x.shape[1]
+        large = call.convolutional or call.size * rows > FUSED
+        return 1 if large and x.device.type == "cpu" else len(x)
 
     def _name_untouched(self, meta: Params, grads: Params) -> None:
         """A meta-parameter without gradient is more often a mistake than a wish: say so, once."""

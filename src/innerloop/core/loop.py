@@ -41,7 +41,7 @@ def inner_gradient(
             "the support loss does not depend on any adapted parameter, so there is nothing to "
             "descend: is the model's output detached, or computed under torch.no_grad()?"
         )
-    found = trees.pull([losses], phi, [torch.ones_like(losses)], create_graph=create_graph)
+    found = trees.gradient(losses, phi, create_graph=create_graph)
     # An adapted tensor that the loss does not touch has gradient zero: it stays where it is.
     return losses, {k: found.get(k, torch.zeros_like(v)) for k, v in phi.items()}
 

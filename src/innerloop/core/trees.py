@@ -56,6 +56,17 @@ def norm(a: Params) -> Tensor:
     return dot(a, a).sqrt()
 
 
+def gradient(losses: Tensor, inputs: Params, *, create_graph: bool = False) -> Params:
+    """The gradient of the sum of `losses`; only inputs that they depend on appear in it."""
+    wanted = {k: v for k, v in inputs.items() if v.requires_grad}
+    if not wanted or not losses.requires_grad:
+        return {}
+    found = torch.autograd.grad(
+        losses.sum(), list(wanted.values()), create_graph=create_graph, allow_unused=True
+    )
+    return {k: g for k, g in zip(wanted, found, strict=True) if g is not None}
+
+
 def pull(
     outputs: Iterable[Tensor],
     inputs: Params,

@@ -25,6 +25,7 @@ from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
 from ..core.loop import Point
 from ..core.types import Batch, MetaGradient, Params, Task
 from .curvature import Curvature, Linearised, ReverseOverReverse, Where
+from .unrolled import Unrolled
 
 KEPT_STEPS, KEPT_BYTES = 16, 2**25
 """Every state is kept up to this many inner steps, or while all of them together are this small."""
@@ -62,6 +63,9 @@ class Adjoint(Estimator):
 
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
         assert isinstance(learner, IterativeLearner)
+        if learner.steps == 1 and self.last is None and type(self.curvature) is ReverseOverReverse:
+            # One step: the sweep is a single turn, which plain autograd makes in fewer calls.
+            return Unrolled()(learner, meta, tasks)
         fixed = trees.detach(meta)
         stored: list[Point] = []
         every = self.store_every or _spacing(learner, fixed, tasks.support)
@@ -175,7 +179,7 @@ def outer_gradient(
     inputs |= {"meta " + k: v for k, v in meta.items()}
     with torch.enable_grad():
         outcome = learner.outer(meta, {k: inputs["phi " + k] for k in phi}, tasks)
-        found = trees.pull([outcome.losses], inputs, [torch.ones_like(outcome.losses)])
+        found = trees.gradient(outcome.losses, inputs)
     lam = {k: found["phi " + k] for k in phi if "phi " + k in found}
     direct = {k[5:]: v for k, v in found.items() if k.startswith("meta ")}
     found_stats = trees.detach(outcome.stats)

@@ -19,7 +19,7 @@ class Unrolled(Estimator):
         with torch.enable_grad():
             phi = learner.adapt(meta, tasks.support)
             outcome = learner.outer(meta, phi, tasks)
-            grads = trees.pull([outcome.losses], meta, [torch.ones_like(outcome.losses)])
+            grads = trees.gradient(outcome.losses, meta)
         stats = loop.summary(outcome, tasks)
         if isinstance(learner, IterativeLearner):
             end = loop.Point(learner.steps, trees.detach(phi), {})

@@ -7,7 +7,6 @@ innermost, `vmap` differentiates the affine normalisation layers wrongly and in 
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Iterator
 
@@ -21,6 +20,7 @@ from ..core import streams
 from ..core.types import Params
 from . import functional
 from . import norm as norms
+from .copying import copied, refuse, sharing_copy
 from .swap import swap
 from .weight_norm import compose
 
@@ -39,10 +39,10 @@ class ModelCall:
     """
 
     def __init__(self, model: nn.Module, norm: str | None):
-        _refuse(model)
+        refuse(model)
         self._model = model
         self.policy = norms.choose(model, norm)
-        self._copy = _sharing_copy(model)
+        self._copy = sharing_copy(model)
         governed = set(norms.apply(self._copy, self.policy))
         self.normalises = bool(governed)
         compose(self._copy)
@@ -63,6 +63,7 @@ class ModelCall:
         self.precision: torch.dtype | None = None
         self.follow_modes()
         self.unbatchable = next((w for m in model.modules() if (w := _unbatchable(m))), None)
+        self.size = sum(p.numel() for p in model.parameters())
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
 
     @property
@@ -179,8 +180,10 @@ class ModelCall:
         """Whether the model is known to draw random numbers in its present modes."""
         return self._draws.get(self.modes, False)
 
-    def follow_modes(self) -> None:
+    def follow_modes(self, training: bool = True) -> None:
         """Take over the user's train/eval flags; normalisation layers obey the policy instead.
+
+        Unless `training`, all layers are in eval mode.
 
         Other changes of the model after the method was built are not seen: build it again.
         """
@@ -190,8 +193,8 @@ class ModelCall:
                 "the method again"
             )
         for theirs, ours in self._modes:
-            ours.training = theirs.training
-        self.modes = tuple(theirs.training for theirs, _ in self._modes)
+            ours.training = theirs.training and training
+        self.modes = tuple(ours.training for _, ours in self._modes)
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Images and kernels with channels innermost, where CPU convolutions are fastest so."""
@@ -205,7 +208,7 @@ class ModelCall:
         It follows the policy by itself: `batch` layers use their batch's statistics in any mode,
         `support` layers hold the support set's as running statistics.
         """
-        model = _copied(self._model, {})
+        model = copied(self._model, {})
         with torch.no_grad():
             for k, p in model.named_parameters():
                 if k in weights:
@@ -259,41 +262,3 @@ def _unbatchable(module: nn.Module) -> str | None:
 
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _sharing_copy(model: nn.Module) -> nn.Module:
-    """The module tree copied, its parameters and buffers shared."""
-    return _copied(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
-
-
-def _copied(model: nn.Module, memo: dict[int, Tensor]) -> nn.Module:
-    try:
-        return copy.deepcopy(model, memo)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the model cannot be copied ({error}); keep only parameters and buffers in it, and "
-            "use torch.nn.utils.parametrizations.weight_norm in place of the old weight_norm"
-        ) from error
-
-
-def _refuse(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch._dynamo.OptimizedModule):
-        raise ValueError(
-            "the model is compiled, and compiled backward graphs cannot be differentiated again; "
-            "pass the original module (`model._orig_mod`)"
-        )
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ValueError(
-            f"the model is wrapped in {type(model).__name__}, which does not synchronise "
-            "higher-order gradients; pass `model.module`"
-        )
-    for name, p in model.named_parameters():
-        if isinstance(p, nn.parameter.UninitializedParameter):
-            raise ValueError(f"parameter `{name}` is lazy: run the model once on a batch first")
-    if not any(True for _ in model.parameters()):
-        raise ValueError(
-            f"{type(model).__name__} has no parameters, so there is nothing to learn; pass a model "
-            "with at least one trainable layer"
-        )

@@ -22,6 +22,7 @@ from ..data.source import Splits
 from . import checkpoint
 from .baseline import Trainable
 from .checkpoint import State
+from .execution import apply_engine
 from .interrupt import Interrupted, Stop, stopping
 from .log import MetricsFile, Observer, TensorBoard
 from .outer import NonFiniteError, OuterOptimizer
@@ -74,6 +75,7 @@ def train(
         if state.rng is not None:
             torch.set_rng_state(state.rng)
     ranks.start_equal(method, state.step)
+    apply_engine(method, settings)
     files: list[MetricsFile | TensorBoard] = []
     try:
         if ranks.first:

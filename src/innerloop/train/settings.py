@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ..core.bounds import Bound, Count, Positive, Rate
+from ..engine import Engine, Precision
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Settings:
     log_every: outer steps averaged into one line of metrics.jsonl.
     threads: CPU threads of a process (0: torch's own choice, and 1 for each of several workers).
     workers: processes of this machine that share each meta-batch (1: this process does it all).
+    engine: how meta-gradients are executed: "eager", "traced" (recorded once, then replayed) or
+        "compiled" (recorded, then through torch.compile).
+    precision: "bfloat16" runs the model in it; the meta-gradient is then no longer exact.
     device: "auto" takes an accelerator if there is one; else "cpu", "cuda", "cuda:1", "mps", ...
     tensorboard: also write TensorBoard files; needs `pip install innerloop[tensorboard]`.
     """
@@ -48,5 +52,7 @@ class Settings:
     log_every: Positive = 50
     threads: Count = 0
     workers: Positive = 1
+    engine: Engine = "eager"
+    precision: Precision = "float32"
     device: str = "auto"
     tensorboard: bool = False
