@@ -32,10 +32,10 @@ PICTURE = Path("docs/images/speed.png")
 ONLY = {
     "fomaml": ("deep",),
     "workers": ("omni1",),
-    "vmap-compiled": ("sine", "omni1"),
+    "vmap-compiled": ("sine",),
     "jax": ("sine",),
-    "unrolled": ("sine", "omni1", "deep"),
-    "vmap": tuple(name for name in ROWS if name != "resnet12"),
+    "unrolled": ("sine", "omni1"),
+    "vmap": ("sine", "omni1", "omni5", "mini"),
     "traced": tuple(name for name in ROWS if name != "resnet12"),
     "compiled": ("sine", "omni1", "omni5"),
 }

@@ -20,6 +20,10 @@ FUSED = 2**25
 """Multiply-adds of one task's forward pass up to which a CPU runs all tasks as one batch."""
 
 
+SHARED_OUT = 2**20
+"""Input values of a task up to which a recorded engine runs several tasks at once on a CPU."""
+
+
 class Method(nn.Module):
     """What is adapted, how, and how it is differentiated, bound to a model.
 
@@ -203,10 +207,17 @@ class Method(nn.Module):
                 return mean_gradient(self.estimator, self.learner, meta, tasks, chunk)
         self.learner.call.follow_modes()
         parts = split(tasks, chunk)
-        threads = 1 if tasks.support.x.device.type != "cpu" else torch.get_num_threads()
+        threads = self._threads(tasks)
         with single_threaded(len(parts) > 1 < threads):
             self._recorder.prepare(self.learner, meta, parts)
         return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=threads)
+
+    def _threads(self, tasks: Task) -> int:
+        """Threads that tasks are shared out among; large ones keep all cores busy by themselves,
+        one after another, which takes the memory of one."""
+        values = sum(batch.x[0].numel() for batch in tasks)
+        small = values < SHARED_OUT and tasks.support.x.device.type == "cpu"
+        return torch.get_num_threads() if small else 1
 
     def _phis(self, support: Batch, steps: int | None) -> Iterator[Params]:
         self._steps(steps)

@@ -27,7 +27,7 @@ from ..core.types import Batch, MetaGradient, Params, Task
 from .curvature import Curvature, Linearised, ReverseOverReverse, Where
 from .unrolled import Unrolled
 
-KEPT_STEPS, KEPT_BYTES = 16, 2**25
+KEPT_STEPS, KEPT_BYTES = 16, 12 * 2**20
 """Every state is kept up to this many inner steps, or while all of them together are this small."""
 
 
@@ -37,8 +37,9 @@ class Adjoint(Estimator):
     `curvature` supplies the Hessian-vector products (`ReverseOverReverse`, `ForwardOverReverse`,
     `FiniteDifference`). `last=n` keeps the curvature of the last n steps only (truncated; 0 is
     first order). `store_every=k` keeps every k-th phi and recomputes the others, k steps at a time;
-    by default all are kept up to 16 steps or 32 MiB, and about sqrt(K) of them beyond, which bounds
-    memory at the price of one more inner gradient per step. `store_every=1` keeps all: fastest.
+    by default all are kept up to 16 steps, and beyond as many as fit into 12 MiB (at least about
+    2 sqrt(K)), at the price of up to one more inner gradient per step. `store_every=1` keeps all:
+    fastest.
     """
 
     needs = IterativeLearner
@@ -70,21 +71,20 @@ class Adjoint(Estimator):
         stored: list[Point] = []
         every = self.store_every or _spacing(learner, fixed, tasks.support)
         needed = self._needed(learner)
-        for point in loop.points(learner, fixed, tasks.support, max(0, learner.steps - 1)):
+        for point in loop.points(learner, fixed, tasks.support):
             if point.t % every == 0 and point.t + every > needed:
                 stored.append(point)
-        end, ready = self._finish(learner, meta, point, tasks.support)
-        if ready and (not stored or stored[-1].t < point.t):
-            stored.append(point)
+        end = point
         outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks)
         mu: Params = {}
         for point in self._backwards(learner, fixed, tasks.support, stored, end.t):
             if self._skips(learner, point.t, end.t):
                 break
             where = Where(learner, meta, point.t, point.phi, tasks.support)
-            inner = ready or self._linearise(where, end.t)
-            ready = None
+            inner = self._linearise(where, end.t)
             lam, mu, found = pull_step(where, point, lam, mu, inner)
+            # Its graph must not live on beside the next one's.
+            del inner
             total = trees.merge(total, found)
         total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
         stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
@@ -93,23 +93,6 @@ class Adjoint(Estimator):
     def _linearise(self, where: Where, end: int) -> Linearised:
         exact = self.last is None or where.t >= end - self.last
         return self.curvature.at(where) if exact else _Constant(where)
-
-    def _finish(
-        self, learner: IterativeLearner, meta: Params, point: Point, support: Batch
-    ) -> tuple[Point, Linearised | None]:
-        """The last step, taken with the gradient of its own linearisation, which the sweep needs
-        next: so this one is not computed twice."""
-        if point.t != learner.steps - 1:
-            return point, None  # no steps at all, or a tolerance ended the loop
-        inner = self._linearise(Where(learner, meta, point.t, point.phi, support), learner.steps)
-        moving = loop.still_moving(learner, inner.grad)
-        if moving is not None and not moving.any():
-            return point, None
-        with torch.no_grad():
-            phi, state = loop.masked_step(
-                learner, trees.detach(meta), point, inner.grad, inner.losses, moving
-            )
-        return Point(learner.steps, phi, state), inner
 
     def _needed(self, learner: IterativeLearner) -> int:
         """The first step whose point the sweep may ask for."""
@@ -159,12 +142,19 @@ class FirstOrder(Estimator):
 
 
 def _spacing(learner: IterativeLearner, meta: Params, support: Batch) -> int:
-    """Steps between stored states: K / k stored and k replayed are fewest at k = sqrt(K)."""
+    """Steps between stored states. With k, K / k are stored and k replayed at a time.
+
+    The smallest k that keeps them within the bytes; at most sqrt(K), where they are fewest.
+    """
     steps = learner.steps
+    if steps <= KEPT_STEPS:
+        return 1
     with torch.no_grad():
         phi = learner.start(meta, support)
-    size = sum(v.nbytes for v in (*phi.values(), *learner.initial_state(meta, phi).values()))
-    return 1 if steps <= KEPT_STEPS or steps * size <= KEPT_BYTES else math.isqrt(steps - 1) + 1
+        state = learner.initial_state(meta, phi)
+    size = sum(v.nbytes for v in (*phi.values(), *state.values()))
+    fewest = math.isqrt(steps - 1) + 1
+    return next((k for k in range(1, fewest) if (steps / k + k - 1) * size <= KEPT_BYTES), fewest)
 
 
 def outer_gradient(

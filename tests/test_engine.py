@@ -1,0 +1,199 @@
+"""Recorded meta-gradients are those of the eager engine; what cannot be recorded is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from innerloop import Batch, Method, Task, methods
+from innerloop.estimate import Adjoint, FiniteDifference, ForwardOverReverse, Unrolled
+from innerloop.models import Conv4
+from innerloop.solve import PerLayerPerStep
+
+
+def perceptron(*extra: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), *extra, nn.Linear(5, 2)).double()
+
+
+def pictures() -> nn.Module:
+    torch.manual_seed(0)
+    return Conv4(2, size=8, filters=3, blocks=2, pool="max").double()
+
+
+def draw(*shape: int, tasks: int = 3, seed: int = 0) -> Task:
+    g = torch.Generator().manual_seed(seed)
+
+    def batch(n: int) -> Batch:
+        x = torch.randn(tasks, n, *shape, generator=g, dtype=torch.float64)
+        return Batch(x, torch.arange(n).remainder(2).expand(tasks, n).contiguous())
+
+    return Task(batch(4), batch(6))
+
+
+def same(a: Method, b: Method, tasks: Task) -> None:
+    found, expected = a.meta_gradient(tasks), b.meta_gradient(tasks)
+    torch.testing.assert_close(found.grads, expected.grads, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert found.stats.keys() == expected.stats.keys()
+    torch.testing.assert_close(found.stats, expected.stats)
+
+
+COMPOSITIONS = {
+    "one step": dict(steps=1),
+    "sweep": dict(steps=3),
+    "replayed": dict(steps=3, estimator=Adjoint(store_every=2)),
+    "truncated": dict(steps=3, estimator=Adjoint(last=1)),
+    "unrolled": dict(steps=2, estimator=Unrolled()),
+    "forward": dict(steps=2, estimator=Adjoint(ForwardOverReverse())),
+    "difference": dict(steps=2, estimator=Adjoint(FiniteDifference())),
+    "rates": dict(steps=2, lr=PerLayerPerStep(0.1)),
+    "no steps": dict(steps=0),
+}
+
+
+@pytest.mark.parametrize("chunk", ["auto", 1, 2])
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_a_record_repeats_the_eager_engine(name: str, chunk: int | str) -> None:
+    settings = {"lr": 0.1, "chunk": chunk, **COMPOSITIONS[name]}
+    eager, traced = (methods.maml(perceptron(), **copy.deepcopy(settings)) for _ in range(2))
+    traced.use("traced")
+    for seed in range(3):  # the first call records, the others replay on other tasks
+        same(traced, eager, draw(3, seed=seed))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_convolutions_one_task_after_another_and_in_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        eager = methods.maml(pictures(), lr=0.1, steps=2)
+        traced = methods.maml(pictures(), lr=0.1, steps=2).use("traced")
+        for seed in range(2):
+            same(traced, eager, draw(1, 8, 8, tasks=5, seed=seed))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["fomaml", "anil", "boil", "meta_sgd", "cavia", "sign_maml"])
+def test_other_methods(name: str) -> None:
+    build = getattr(methods, name)
+    settings = {} if name == "meta_sgd" else {"steps": 2}
+    eager, traced = (build(perceptron(), lr=0.1, **settings) for _ in range(2))
+    same(traced.use("traced"), eager, draw(3))
+
+
+def test_an_outer_step_is_seen() -> None:
+    method, tasks = methods.maml(perceptron(), lr=0.1, steps=1).use("traced"), draw(3)
+    first = method.meta_gradient(tasks)
+    with torch.no_grad():
+        for name, p in method.named_parameters():
+            p -= 0.5 * first.grads[name]
+    assert method.meta_gradient(tasks).loss < first.loss
+    fresh = methods.maml(method.learner.model, lr=0.1, steps=1)
+    same(method, fresh, tasks)
+
+
+def test_buffers_are_inputs_and_not_part_of_the_record() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.register_buffer("shift", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + self.shift
+
+    torch.manual_seed(0)
+    model = Shifted().double()
+    method, tasks = methods.maml(model, lr=0.1, steps=1).use("traced"), draw(3)
+    method.meta_gradient(tasks)
+    model.shift += torch.tensor([0.0, 3.0], dtype=torch.float64)
+    same(method, methods.maml(model, lr=0.1, steps=1), tasks)
+
+
+def test_other_shapes_and_modes_are_recorded_anew() -> None:
+    method = methods.maml(perceptron(nn.Dropout(0.5)), lr=0.1, steps=1).eval().use("traced")
+    for tasks in (2, 3):
+        same(method, methods.maml(method.learner.model, lr=0.1, steps=1), draw(3, tasks=tasks))
+    with pytest.raises(ValueError, match=r"draws random numbers .* engine=\"eager\""):
+        method.train().meta_gradient(draw(3))
+
+
+def test_a_model_that_looks_at_values_is_refused() -> None:
+    class Looks(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (2 if x.sum() > 0 else 1)
+
+    torch.manual_seed(0)
+    method = methods.maml(nn.Sequential(Looks(3, 2)).double(), lr=0.1, steps=1, chunk=1)
+    with pytest.raises(ValueError, match="depends on values"):
+        method.use("traced").meta_gradient(draw(3))
+
+
+def test_a_model_that_changes_is_refused() -> None:
+    class Counts(nn.Linear):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counts.calls += 1
+            return super().forward(x) * Counts.calls
+
+    torch.manual_seed(0)
+    method = methods.maml(nn.Sequential(Counts(3, 2)).double(), lr=0.1, steps=1, chunk=1)
+    with pytest.raises(ValueError, match="something else on its second call"):
+        method.use("traced").meta_gradient(draw(3))
+
+
+def test_what_cannot_be_recorded_says_why() -> None:
+    for method, word in (
+        (methods.protonet(perceptron()), "labels"),
+        (methods.imaml(perceptron()), "tolerance"),
+        (methods.es_maml(perceptron()), "random"),
+        (methods.reptile(perceptron(), batch_size=2), "outlives the task"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            method.use("traced")
+        method.meta_gradient(draw(3))  # it still runs as it did
+    with pytest.raises(ValueError, match="unknown engine 'fast'; use one of eager, traced"):
+        methods.maml(perceptron()).use("fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown precision"):
+        methods.maml(perceptron()).use(precision="half")  # type: ignore[arg-type]
+
+
+def test_labels_out_of_range_are_still_refused() -> None:
+    method, tasks = methods.maml(perceptron(), lr=0.1, steps=1).use("traced"), draw(3)
+    tasks.query.y[0, 0] = 7
+    with pytest.raises(ValueError, match="labels run from 0 to 7"):
+        method.meta_gradient(tasks)
+
+
+def test_methods_with_records_can_be_copied_and_pickled() -> None:
+    method, tasks = methods.maml(perceptron(), lr=0.1, steps=2).use("traced"), draw(3)
+    method.meta_gradient(tasks)
+    for other in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        same(other, method, tasks)
+
+
+def test_bfloat16_is_near_and_keeps_the_weights_type() -> None:
+    tasks = draw(3)
+    exact = methods.maml(perceptron(), lr=0.1, steps=2).meta_gradient(tasks)
+    method = methods.maml(perceptron(), lr=0.1, steps=2).use(precision="bfloat16")
+    found = method.meta_gradient(tasks)
+    a, b = (torch.cat([g.flatten() for g in m.grads.values()]) for m in (exact, found))
+    assert b.dtype == torch.float64
+    assert 1e-5 < (a - b).norm() / a.norm() < 0.1
+    assert method.adapt(tasks.support.x[0], tasks.support.y[0])(tasks.query.x[0]).isfinite().all()
+
+
+def test_evaluation_is_without_dropout() -> None:
+    method = methods.maml(perceptron(nn.Dropout(0.5)), lr=0.1, steps=2)
+    tasks = draw(3)
+    assert torch.equal(method.query_outputs(tasks), method.query_outputs(tasks))
+    losses = {float(method.meta_gradient(tasks).loss) for _ in range(3)}
+    assert len(losses) == 3 and method.training
