@@ -101,6 +101,5 @@ def test_a_third_derivative_is_refused() -> None:
     x, w, b = draw(2, 2, 3, 3), draw(2), draw(2)
     y = Normalisation.apply(x, w, b, 1e-3).pow(3).sum()
     (g,) = torch.autograd.grad(y, x, create_graph=True)
-    (h,) = torch.autograd.grad(g.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(h.sum(), x)
+    with pytest.raises(NotImplementedError, match="third derivatives"):
+        torch.autograd.grad(g.square().sum(), x, create_graph=True)

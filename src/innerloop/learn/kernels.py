@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 _aten = torch.ops.aten
 LONG = 2**14
@@ -50,10 +49,10 @@ class _ConvolutionBackward(Function):
         return _gradients(gy, x, w, shape, needed)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, cx: Tensor | None, cw: Tensor | None, cb: Tensor | None
     ) -> tuple[Tensor | None, ...]:
+        _refuse_third()
         gy, x, w = ctx.saved_tensors
         to_gy, to_x, to_w = ctx.needs_input_grad[:3]
         c_gy = None
@@ -70,6 +69,15 @@ class _ConvolutionBackward(Function):
             other = x if cx is None else cx
             c_x, c_w, _ = _gradients(gy, other, w if cw is None else cw, ctx.shape, wanted)
         return c_gy, c_x, c_w, None, None
+
+
+def _refuse_third() -> None:
+    """A graph of a second derivative would lack this node, and be wrong in silence."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "third derivatives of convolution and batch normalisation are not built: no method "
+            "needs them"
+        )
 
 
 def _convolve(x: Tensor, w: Tensor, b: Tensor | None, shape: tuple[Any, ...]) -> Tensor:
@@ -129,10 +137,10 @@ class _NormalisationBackward(Function):
         return gx, gw, gb
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, cx: Tensor | None, cw: Tensor | None, cb: Tensor | None
     ) -> tuple[Tensor | None, ...]:
+        _refuse_third()
         gy, x, w, mean, r, big_c, big_b = ctx.saved_tensors
         shape = (-1, *[1] * (x.dim() - 2))
         cw = torch.zeros_like(mean) if cw is None else cw
