@@ -197,3 +197,14 @@ def test_evaluation_is_without_dropout() -> None:
     assert torch.equal(method.query_outputs(tasks), method.query_outputs(tasks))
     losses = {float(method.meta_gradient(tasks).loss) for _ in range(3)}
     assert len(losses) == 3 and method.training
+
+
+def test_values_read_in_python_are_noticed() -> None:
+    class Reads(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + len([v for v in x.flatten().tolist() if v > 0.7]))
+
+    torch.manual_seed(0)
+    method = methods.maml(nn.Sequential(Reads(3, 2)).double(), lr=0.1, steps=1, chunk=1)
+    with pytest.raises(ValueError, match="reads values in Python|depends on values"):
+        method.use("traced").meta_gradient(draw(3))

@@ -25,7 +25,7 @@ from .core import streams
 from .core.contract import Estimator, IterativeLearner, Learner
 from .core.types import MetaGradient, Params, Task
 from .learn.model_call import ModelCall, differentiable_kernels
-from .record import Record
+from .record import Record, altered
 
 log = logging.getLogger("innerloop")
 
@@ -35,7 +35,7 @@ Precision = Literal["float32", "bfloat16"]
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8
 """The numbers of glibc's malloc.h."""
 
-_TURN = threading.RLock()
+TURN = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def running(learner: Learner, *, training: bool = True) -> Iterator[None]:
     whole process, so threads take turns.
     """
     call = _model(learner)
-    with _TURN, torch.inference_mode(False):
+    with TURN, torch.inference_mode(False):
         call.follow_modes(training)
         solver = getattr(learner, "solver", None)
         modules = list(solver.modules()) if isinstance(solver, nn.Module) else []
@@ -104,6 +104,8 @@ class Recorder(Estimator):
             )
         record = Record(self.estimator, _model(learner), learner, meta, tasks)
         record.check(eager, meta, tasks)
+        other = altered(tasks)
+        record.check(self.estimator(learner, meta, other), meta, other)
         record.hasten(self.compiled, meta, tasks)
         log.info(
             "recorded %d tensor operations in %.1f s", record.operations, time.monotonic() - began
@@ -128,7 +130,7 @@ def keep_freed_memory() -> None:
     It hands them back to the system by default, and the next block of the same size then costs a
     page fault per 4 KiB: on a CPU up to a third of a step. Another C library is left as it is.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENAS, 1)):
             mallopt(option, value)

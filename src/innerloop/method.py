@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .core import checks, loop, trees
 from .core.contract import Estimator, IterativeLearner
 from .core.types import Batch, MetaGradient, Params, Task
-from .engine import Engine, Precision, Recorder, check_choice, running
+from .engine import TURN, Engine, Precision, Recorder, check_choice, running
 from .estimate.batching import mean_gradient, single_threaded, split
 from .learn import FeatureLearner, GradientLearner, functional
 from .notices import Notices
@@ -75,7 +75,10 @@ class Method(nn.Module):
         tasks = self._check(tasks)
         params = {name: home[key] for home, key, name in self._slots}
         lay_out = self.learner.call.laid_out
-        meta = {k: lay_out(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()}
+        with torch.inference_mode(False):
+            meta = {
+                k: lay_out(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()
+            }
         found = self._run(meta, tasks)
         self._name_untouched(meta, found.grads)
         grads = {
@@ -205,12 +208,12 @@ class Method(nn.Module):
         if self._recorder is None:
             with running(self.learner):
                 return mean_gradient(self.estimator, self.learner, meta, tasks, chunk)
-        self.learner.call.follow_modes()
-        parts = split(tasks, chunk)
-        threads = self._threads(tasks)
-        with single_threaded(len(parts) > 1 < threads):
-            self._recorder.prepare(self.learner, meta, parts)
-        return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=threads)
+        parts, threads = split(tasks, chunk), self._threads(tasks)
+        with TURN:
+            self.learner.call.follow_modes()
+            with single_threaded(len(parts) > 1 < threads):
+                self._recorder.prepare(self.learner, meta, parts)
+            return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=threads)
 
     def _threads(self, tasks: Task) -> int:
         """Threads that tasks are shared out among; large ones keep all cores busy by themselves,

@@ -103,3 +103,14 @@ def test_a_third_derivative_is_refused() -> None:
     (g,) = torch.autograd.grad(y, x, create_graph=True)
     with pytest.raises(NotImplementedError, match="third derivatives"):
         torch.autograd.grad(g.square().sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("absent", ["weight", "bias"])
+def test_half_an_affine_pair(absent: str) -> None:
+    w = None if absent == "weight" else draw(4)
+    b = None if absent == "bias" else draw(4)
+    own = [v for v in (w, b) if v is not None]
+    x = draw(3, 4, 5, 2)
+    ours = torch.autograd.grad(Normalisation.apply(x, w, b, 1e-3).sin().sum(), [x, *own])
+    plain = F.batch_norm(x, None, None, w, b, training=True, eps=1e-3)
+    torch.testing.assert_close(ours, torch.autograd.grad(plain.sin().sum(), [x, *own]))

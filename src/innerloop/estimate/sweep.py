@@ -193,7 +193,7 @@ def pull_step(
             return where.learner.step(where.meta, point.t, at, along, inner.losses, {})[0]
 
         h_phi, h_meta = inner.pull(lam)
-        moved = {k: v for k, v in lam.items() if k in h_phi}
+        moved = {k: lam[k] if k in lam else torch.zeros_like(h) for k, h in h_phi.items()}
         return {**lam, **stepped(moved, h_phi)}, {}, stepped(trees.zeros_like(h_meta), h_meta)
     leaves = (
         {"phi " + k: v for k, v in trees.leaves(point.phi).items()}

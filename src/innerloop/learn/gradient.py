@@ -93,7 +93,7 @@ class GradientLearner(IterativeLearner):
 
     @property
     def plain(self) -> bool:  # type: ignore[override]
-        return type(self.solver) is GradientDescent and isinstance(self.solver.rate, Fixed)
+        return type(self.solver) is GradientDescent and type(self.solver.rate) is Fixed
 
     @property
     def persistent(self) -> bool:  # type: ignore[override]

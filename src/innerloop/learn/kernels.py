@@ -52,7 +52,6 @@ class _ConvolutionBackward(Function):
     def backward(
         ctx: Any, cx: Tensor | None, cw: Tensor | None, cb: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        _refuse_third()
         gy, x, w = ctx.saved_tensors
         to_gy, to_x, to_w = ctx.needs_input_grad[:3]
         c_gy = None
@@ -60,7 +59,7 @@ class _ConvolutionBackward(Function):
             c_gy = _convolve(cx, w, cb, ctx.shape)
         if to_gy and cw is not None:
             more = _convolve(x, cw, cb if c_gy is None else None, ctx.shape)
-            c_gy = more if c_gy is None else c_gy.add_(more)
+            c_gy = more if c_gy is None else c_gy + more
         if to_gy and c_gy is None and cb is not None:
             c_gy = cb.reshape(-1, *[1] * (gy.dim() - 2)).expand_as(gy)
         wanted = (to_x and cw is not None, to_w and cx is not None, False)
@@ -69,15 +68,6 @@ class _ConvolutionBackward(Function):
             other = x if cx is None else cx
             c_x, c_w, _ = _gradients(gy, other, w if cw is None else cw, ctx.shape, wanted)
         return c_gy, c_x, c_w, None, None
-
-
-def _refuse_third() -> None:
-    """A graph of a second derivative would lack this node, and be wrong in silence."""
-    if torch.is_grad_enabled():
-        raise NotImplementedError(
-            "third derivatives of convolution and batch normalisation are not built: no method "
-            "needs them"
-        )
 
 
 def _convolve(x: Tensor, w: Tensor, b: Tensor | None, shape: tuple[Any, ...]) -> Tensor:
@@ -103,14 +93,14 @@ class Normalisation(Function):
     def forward(ctx: Any, x: Tensor, w: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
         y, mean, r = _normalise(x, w, b, eps)
         ctx.save_for_backward(x, w, mean, r)
-        ctx.eps = eps
+        ctx.eps, ctx.biased = eps, b is not None
         return y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, w, mean, r = ctx.saved_tensors
         gx, gw, gb = _NormalisationBackward.apply(gy, x, w, mean, r, ctx.eps)
-        return gx, gw if w is not None else None, gb if w is not None else None, None
+        return gx, gw if w is not None else None, gb if ctx.biased else None, None
 
 
 class _NormalisationBackward(Function):
@@ -140,7 +130,12 @@ class _NormalisationBackward(Function):
     def backward(
         ctx: Any, cx: Tensor | None, cw: Tensor | None, cb: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        _refuse_third()
+        if torch.is_grad_enabled():
+            # Mean and deviation are constants here: a third derivative would be wrong in silence.
+            raise NotImplementedError(
+                "third derivatives of batch normalisation are not built (does the model's forward "
+                "pass take gradients itself?): use chunk=2 or more, or another normalisation"
+            )
         gy, x, w, mean, r, big_c, big_b = ctx.saved_tensors
         shape = (-1, *[1] * (x.dim() - 2))
         cw = torch.zeros_like(mean) if cw is None else cw

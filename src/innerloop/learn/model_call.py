@@ -81,10 +81,11 @@ class ModelCall:
         for every task of the batch. `support` is given where the policy `support` wants its
         statistics: it runs in front of x.
         """
-        kept = x.dtype
-        if self.precision is not None and x.is_floating_point():
-            x, weights = x.to(self.precision), _cast(weights, self.precision)
-            support = None if support is None else support.to(self.precision)
+        kept = next(v.dtype for v in weights.values() if v.is_floating_point())
+        if self.precision is not None:
+            weights = _cast(weights, self.precision)
+            x = _cast({"": x}, self.precision)[""]
+            support = None if support is None else _cast({"": support}, self.precision)[""]
         rows = None
         if support is not None and self.policy == "support" and self._support_norms:
             rows = support.shape[1]
@@ -218,7 +219,8 @@ class ModelCall:
                 self._copy.eval()
                 for layer in self._support_norms:
                     layer.recording, layer.rows = True, None
-                self._run(dict(model.named_parameters()) | self._own_buffers(), support)
+                buffers = {k: v.clone() for k, v in self.buffers().items()}
+                self._run(dict(model.named_parameters()) | buffers, support)
                 for layer in self._support_norms:
                     layer.recording = False
                 norms.freeze(model, self._copy)

@@ -16,7 +16,7 @@ class Layer:
 
 class _Conv(Layer, nn.modules.conv._ConvNd):
     def forward(self, x: Tensor) -> Tensor:
-        if not self.alone or x.dim() != self.weight.dim():
+        if not self.alone or x.dim() != self.weight.dim() or x.is_complex():
             return super().forward(x)
         shape = (self.stride, self.padding, self.dilation, self.groups)
         return Convolution.apply(x, self.weight, self.bias, shape)
@@ -26,6 +26,9 @@ class _Norm(Layer, _BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.alone or self.running_mean is not None or x.dim() < 3:
             return super().forward(x)
+        self._check_input_dim(x)
+        if x.numel() == x.shape[1]:
+            return super().forward(x)  # which refuses one value per channel
         return Normalisation.apply(x, self.weight, self.bias, self.eps)
 
 
