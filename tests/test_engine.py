@@ -206,5 +206,5 @@ def test_values_read_in_python_are_noticed() -> None:
 
     torch.manual_seed(0)
     method = methods.maml(nn.Sequential(Reads(3, 2)).double(), lr=0.1, steps=1, chunk=1)
-    with pytest.raises(ValueError, match="reads values in Python|depends on values"):
+    with pytest.raises(ValueError, match=r"reads values in Python|depends on values"):
         method.use("traced").meta_gradient(draw(3))

@@ -84,8 +84,8 @@ class Record:
         if apart > 100 * torch.finfo(eager.loss.dtype).eps ** 0.75 * scale:
             raise ValueError(
                 f"the recorded meta-gradient is {apart:.1e} from the eager one, of size "
-                f"{scale:.1e}: the model computes something else on its second call, or reads values "
-                'in Python. Use engine="eager"'
+                f"{scale:.1e}: the model computes something else on its second call, or reads "
+                'values in Python. Use engine="eager"'
             )
 
     def hasten(self, compiled: bool, meta: Params, tasks: Task) -> None:
