@@ -131,7 +131,7 @@ class _Reverse(Linearised):
 class _Forward(Linearised):
     def __init__(self, where: Where):
         self._where = where
-        self.losses, self.grad = _gradient(where)
+        self.losses, self.grad = gradient_at(where)
 
     def pull(
         self, u: Params, loss_cotangent: Tensor | None = None, *, again: bool = False
@@ -159,7 +159,7 @@ class _Difference(Linearised):
     def __init__(self, where: Where, displacement: float | None):
         self._where = where
         self._displacement = displacement
-        self.losses, self.grad = _gradient(where)
+        self.losses, self.grad = gradient_at(where)
 
     def pull(
         self, u: Params, loss_cotangent: Tensor | None = None, *, again: bool = False
@@ -189,7 +189,8 @@ class _Difference(Linearised):
         return _with_loss(_parted(total), where, loss_cotangent)
 
 
-def _gradient(where: Where) -> tuple[Tensor, Params]:
+def gradient_at(where: Where) -> tuple[Tensor, Params]:
+    """Losses and gradient, without a graph."""
     with torch.enable_grad():
         losses, grad = loop.inner_gradient(
             where.learner, trees.detach(where.meta), where.t, trees.leaves(where.phi), where.support

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..core import loop, trees
 from ..core.contract import Estimator, IterativeLearner, Learner
 from ..core.types import Batch, MetaGradient, Params, Task
-from .curvature import Curvature, FiniteDifference, Linearised, Where
+from .curvature import Curvature, FiniteDifference, Linearised, Where, gradient_at
 from .sweep import Adjoint
 
 
@@ -64,15 +63,7 @@ class _Elsewhere(Curvature):
 
 class _Parted(Linearised):
     def __init__(self, where: Where, there: Linearised):
-        with torch.enable_grad():
-            losses, self.grad = loop.inner_gradient(
-                where.learner,
-                trees.detach(where.meta),
-                where.t,
-                trees.leaves(where.phi),
-                where.support,
-            )
-        self.losses = losses.detach()
+        self.losses, self.grad = gradient_at(where)
         self._there = there
 
     def pull(

@@ -24,7 +24,7 @@ from ..core import loop, trees
 from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
 from ..core.loop import Point
 from ..core.types import Batch, MetaGradient, Params, Task
-from .curvature import Curvature, Linearised, ReverseOverReverse, Where
+from .curvature import Curvature, Linearised, ReverseOverReverse, Where, gradient_at
 from .unrolled import Unrolled
 
 KEPT_STEPS, KEPT_BYTES = 16, 12 * 2**20
@@ -81,10 +81,7 @@ class Adjoint(Estimator):
             if self._skips(learner, point.t, end.t):
                 break
             where = Where(learner, meta, point.t, point.phi, tasks.support)
-            inner = self._linearise(where, end.t)
-            lam, mu, found = pull_step(where, point, lam, mu, inner)
-            # Its graph must not live on beside the next one's.
-            del inner
+            lam, mu, found = pull_step(where, point, lam, mu, self._linearise(where, end.t))
             total = trees.merge(total, found)
         total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
         stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
@@ -229,15 +226,7 @@ class _Constant(Linearised):
     """The inner gradient as a constant: every product is zero."""
 
     def __init__(self, where: Where):
-        with torch.enable_grad():
-            losses, self.grad = loop.inner_gradient(
-                where.learner,
-                trees.detach(where.meta),
-                where.t,
-                trees.leaves(where.phi),
-                where.support,
-            )
-        self.losses = losses.detach()
+        self.losses, self.grad = gradient_at(where)
 
     def pull(
         self, u: Params, loss_cotangent: torch.Tensor | None = None, *, again: bool = False
