@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -199,6 +200,13 @@ def test_paper_numbers() -> None:
     assert (sine.data.shot, sine.data.queries, sine.test.shot) == (10, 10, 5)
     assert (sine.method.lr, sine.method.steps, sine.train.iterations) == (0.001, 1, 70_000)
     assert (sine.train.meta_batch, sine.train.lr, sine.evaluate.tasks) == (25, 1e-3, 600)
+    context = recipe("sine-5shot/cavia")
+    assert (context.method.lr, context.method.context, context.train.clip_value) == (1.0, 5, 10.0)
+    assert (context.model.init, context.train.iterations) == ("pytorch", 50_000)
+    learned = recipe("sine-frequency-5shot/meta_sgd")
+    assert (learned.data.shot, learned.data.queries, learned.test.queries) == (5, 10, 100)
+    assert learned.data.frequency == (0.8, 1.2) and learned.data.phase == (-math.pi, 0.0)
+    assert (learned.method.lr, learned.method.steps, learned.train.iterations) == (0.01, 1, 60_000)
     few = recipe("omniglot-5w1s/maml")
     assert few.method.lr == pytest.approx(0.4 * 5) and few.method.steps == 1
     many = recipe("omniglot-20w5s/maml")

@@ -110,7 +110,8 @@ def test_all_kinds_of_pieces_are_in_the_table():
         *("scalar", "per layer", "per parameter", "per layer per step", "only head"),
         *("except head", "norm support", "norm running", "norm batch", "tolerance", "no step"),
         *("gradient dropout", "meta-curvature", "LSTM update", "FiLM", "bias transformation"),
-        "head from zero",
+        *("head from zero", "multi-step", "norm per step", "MAML++"),
+        "head from prototypes",
     ):
         assert word in text, word
 

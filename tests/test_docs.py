@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import pytest
 import torch
 import tyro
 
+import innerloop
+from innerloop import Method
 from innerloop.cli.commands import COMMANDS
 from innerloop.cli.overrides import divide
+from innerloop.models import mlp
 from innerloop.recipes import RECIPES, recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +62,12 @@ def name(page: Path) -> str:
 
 def with_blocks(*languages: str) -> list[Path]:
     return [page for page in PAGES if any(b.language in languages for b in blocks(page))]
+
+
+def named_methods() -> list[str]:
+    """Every function of `innerloop.methods` that makes a method."""
+    functions = inspect.getmembers(innerloop.methods, inspect.isfunction)
+    return [n for n, f in functions if issubclass(get_type_hints(f)["return"], Method)]
 
 
 @pytest.fixture
@@ -155,10 +168,118 @@ def test_links_and_pictures_exist(page: Path) -> None:
 
 
 def test_the_index_names_every_page() -> None:
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    for page in sorted((ROOT / "docs").rglob("*.md")):
-        path = page.relative_to(ROOT / "docs").as_posix()
-        assert path == "index.md" or f"]({path})" in index, name(page)
+    """Pages of methods are named in the table of methods, all others in the index."""
+    docs = ROOT / "docs"
+    for page in sorted(docs.rglob("*.md")):
+        path = page.relative_to(docs).as_posix()
+        home = docs / ("methods.md" if path.startswith("methods/") else "index.md")
+        assert page == home or f"]({path})" in home.read_text(encoding="utf-8"), name(page)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "methods").glob("*.md")), ids=name)
+def test_pages_of_methods_have_one_pattern(page: Path) -> None:
+    """A paragraph, an equation, the composition, details, what was measured, when to use it."""
+    text = page.read_text(encoding="utf-8")
+    parts = ["\n$$", "```python", "## Details that matter", "## Measured", "## When to use it"]
+    places = [text.find(part) for part in (*parts, "\nSource: ")]
+    assert text.startswith("# ") and -1 not in places and places == sorted(places), places
+    measured = text[places[3] : places[4]].removeprefix("## Measured\n\n")
+    told = measured.startswith("Not yet measured") or re.search("`(python|innerloop) ", measured)
+    assert told, "name the command that measured it, or write: Not yet measured"
+
+
+@pytest.mark.parametrize("method", named_methods())
+def test_pages_of_methods_show_the_composition(method: str, untouched: None) -> None:
+    """What a page composes by hand are the pieces that the named method picks."""
+    page = ROOT / "docs" / "methods" / f"{method.replace('_', '-')}.md"
+    assert page.is_file(), f"innerloop.methods.{method} needs a page {name(page)}"
+    row = f"| [`{method}`](methods/{page.name}) |"
+    assert row in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), row
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(next(block.text for block in blocks(page) if block.language == "python"), names)
+    (shown,) = [m for m in names.values() if isinstance(m, Method) and m.name == method][:1]
+    model = shown.learner.model
+    if method in ("cavia", "bias_transformation", "nil"):  # which change the model they are given
+        model = mlp(3, 2, norm=True)
+    networks = [model, shown.discriminator] if method == "deml" else [model]
+    named = getattr(innerloop.methods, method)(*networks)
+    assert [type(p) for p in pieces(shown)] == [type(p) for p in pieces(named)]
+
+
+def pieces(method: Method) -> list[object]:
+    """Learner, estimator, solver (and what it wraps), rate, penalty and scope of a method."""
+    learner = method.learner
+    found: list[object] = [learner, method.estimator]
+    for part in ("solver", "penalty", "scope", "head"):
+        found.append(getattr(learner, part, None))
+    solver = found[2]
+    found += [getattr(solver, part, None) for part in ("base", "rate")]
+    return found
+
+
+def test_measured_figures_are_those_of_the_benchmarks() -> None:
+    """Our own columns under "Measured" hold numbers that a file of results holds, too."""
+    files = (ROOT / "benchmarks" / "results").glob("*.md")
+    results = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    found = 0
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        measured = page.read_text(encoding="utf-8").split("## Measured")[1].split("\n## ")[0]
+        for table in re.findall(r"(?:^\|.*\n)+", measured, re.MULTILINE):
+            titles, _, *rows = (line.strip("|").split("|") for line in table.splitlines())
+            ours = [i for i, t in enumerate(titles) if not re.search("paper|published", t)]
+            cells = " ".join(row[i] for row in rows for i in ours)
+            for number in re.findall(r"\d+\.\d+ ± \d+\.\d+", cells):
+                assert number in results, f"{name(page)}: {number}"
+                found += 1
+    assert found, "no figure was looked up: this test looks in the wrong place"
+
+
+def test_the_decision_guide_covers_every_method() -> None:
+    text = (ROOT / "docs" / "how-to-choose.md").read_text(encoding="utf-8")
+    assert not [method for method in named_methods() if not re.search(rf"`{method}\b", text)]
+
+
+def test_the_worked_example_is_the_whole_diff(tmp_path: Path) -> None:
+    """docs/adding-a-method.md, applied to a copy of the package: its row runs and conforms."""
+    page = ROOT / "docs" / "adding-a-method.md"
+    copy = tmp_path / "src"
+    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    piece = next(block.text for block in blocks(page) if block.language == "python")
+    piece = piece.replace("from innerloop.learn import", "from .gradient import")
+    piece = piece.replace("from innerloop.", "from ..")
+    (copy / "innerloop" / "learn" / "task_agnostic.py").write_text(piece, encoding="utf-8")
+    for block in blocks(page):
+        if block.language == "diff":
+            apply(block.text, tmp_path)
+    run = (
+        "import innerloop; print(innerloop.__file__)\n"
+        "from innerloop.testing import cases, check_case\n"
+        "(case,) = [c for c in cases() if c.name.endswith('/ task-agnostic')]\n"
+        "print(check_case(case).failures())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", run],
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [str(copy / "innerloop" / "__init__.py"), "[]"]
+
+
+def apply(diff: str, root: Path) -> None:
+    """Insert the added lines of each hunk after its one line of context."""
+    head, *hunks = re.split(r"^@@\n", diff, flags=re.MULTILINE)
+    target = root / head.split("+++ b/")[1].strip()
+    text = target.read_text(encoding="utf-8")
+    for hunk in hunks:
+        context, *added = hunk.splitlines(keepends=True)
+        assert context[0] == " " and {line[0] for line in added} == {"+"}, hunk
+        assert text.count("\n" + context[1:]) == 1, f"{target.name} has not one {context!r}"
+        where = text.index("\n" + context[1:]) + len(context)
+        text = text[:where] + "".join(line[1:] for line in added) + text[where:]
+    target.write_text(text, encoding="utf-8")
 
 
 def test_every_block_is_seen() -> None:

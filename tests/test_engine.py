@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from innerloop import Batch, Method, Task, methods
-from innerloop.estimate import Adjoint, FiniteDifference, ForwardOverReverse, Unrolled
+from innerloop.estimate import (
+    Adjoint,
+    FiniteDifference,
+    FirstOrder,
+    ForwardOverReverse,
+    Unrolled,
+)
 from innerloop.models import Conv4
+from innerloop.scope import Only
 from innerloop.solve import PerLayerPerStep
+from innerloop.tape import Tape
 
 
 def perceptron(*extra: nn.Module) -> nn.Module:
@@ -53,6 +62,11 @@ COMPOSITIONS = {
     "difference": dict(steps=2, estimator=Adjoint(FiniteDifference())),
     "rates": dict(steps=2, lr=PerLayerPerStep(0.1)),
     "no steps": dict(steps=0),
+    "many steps": dict(steps=9),
+    "many steps, replayed": dict(steps=9, estimator=Adjoint(store_every=3)),
+    "many steps, truncated": dict(steps=9, estimator=Adjoint(last=2)),
+    "many steps, first order": dict(steps=9, estimator=FirstOrder()),
+    "many steps of the head": dict(steps=9, scope=Only("2.*")),
 }
 
 
@@ -64,6 +78,66 @@ def test_a_record_repeats_the_eager_engine(name: str, chunk: int | str) -> None:
     traced.use("traced")
     for seed in range(3):  # the first call records, the others replay on other tasks
         same(traced, eager, draw(3, seed=seed))
+
+
+def test_a_record_of_many_steps_is_no_longer_than_of_few() -> None:
+    def operations(steps: int) -> int:
+        method = methods.maml(perceptron(), lr=0.1, steps=steps).use("traced")
+        method.meta_gradient(draw(3))
+        (record,) = method._recorder._records.values()
+        return record.operations
+
+    assert operations(30) == operations(10)
+
+
+def test_zeros_that_are_written_into_are_not_dropped() -> None:
+    def into(x: Tensor) -> list[Tensor]:
+        zeros = torch.zeros_like(x)
+        plain, kept = x + torch.zeros_like(x), x + zeros
+        zeros += 1.0
+        kept *= 2.0
+        return [plain, kept, zeros, x * 1.0]
+
+    x = torch.arange(3.0)
+    tape = Tape(into, x)
+    torch.testing.assert_close(tape(x), into(x))
+
+
+compiles = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler named c++ here")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
+
+
+@compiles
+@pytest.mark.parametrize("steps", [1, 9])
+def test_compiled(steps: int) -> None:
+    eager, compiled = (methods.maml(perceptron(), lr=0.1, steps=steps) for _ in range(2))
+    compiled.use("compiled")
+    for seed in range(2):
+        same(compiled, eager, draw(3, seed=seed))
+
+
+@compiles
+def test_a_compiled_sum_keeps_its_factor() -> None:
+    """Inductor makes addmm of a + alpha (b c), without alpha (torch 2.13)."""
+
+    def function(a: Tensor, b: Tensor, c: Tensor) -> list[Tensor]:
+        return [torch.add(a, b @ c, alpha=-0.4), torch.sub(a, b @ c, alpha=3.0)]
+
+    inputs = [torch.arange(4.0).view(2, 2) + i for i in range(3)]
+    tape = Tape(function, *inputs)
+    tape.hasten(compiled=True)
+    torch.testing.assert_close(tape(*inputs), function(*inputs))
+
+
+@compiles
+def test_a_tape_takes_inputs_that_lie_in_memory_in_another_way() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        return [x.t().contiguous().view(-1) + 1.0]
+
+    tape = Tape(function, torch.arange(6.0).view(2, 3))
+    tape.hasten(compiled=True)
+    x = torch.arange(6.0).view(3, 2).t()
+    torch.testing.assert_close(tape(x), function(x))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

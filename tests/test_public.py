@@ -6,14 +6,27 @@ import importlib.metadata
 import inspect
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
+from torch import nn
 
 import innerloop
+from innerloop.models import mlp
 
 NAMES = {"Batch", "Task", "Method", "MetaGradient", "methods", "check", "__version__"}
-METHODS = ("maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd", "protonet")
-GRADIENT_METHODS = tuple(name for name in METHODS if name != "protonet")
+STEPPING = (
+    "maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd", "maml_plus_plus",
+    "alpha_maml", "bias_transformation", "bootstrapped", "cavia", "deml", "dropgrad", "es_maml",
+    "hf_maml", "meta_curvature", "sign_maml", "zeroing",
+)  # fmt: skip
+"""Named methods whose inner loop descends a loss of the user's choice."""
+NETWORKS = {"deml": ("model", "discriminator")}
+"""Methods on more than one network."""
+METHODS = (
+    *STEPPING, "meta_lstm", "proto_maml",  # the rate is learned; classes only
+    "protonet", "matching", "nil", "r2d2", "lrd2", "metaoptnet",
+)  # fmt: skip
 
 
 def test_package_names() -> None:
@@ -32,18 +45,39 @@ def test_fields() -> None:
     assert set(innerloop.MetaGradient.__dataclass_fields__) >= {"loss", "grads", "stats"}
 
 
+def test_no_named_method_is_missing_here() -> None:
+    found = {
+        name
+        for name, function in inspect.getmembers(innerloop.methods, inspect.isfunction)
+        if issubclass(get_type_hints(function)["return"], innerloop.Method)
+    }
+    assert found == set(METHODS)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_method_constructors(name: str) -> None:
-    """`method(model, *, ...)`: everything after the model is given by name."""
+    """`method(model, *, ...)`: everything after the model is given by name, and has a default."""
     parameters = list(inspect.signature(getattr(innerloop.methods, name)).parameters.values())
-    assert parameters[0].name == "model"
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[1:])
+    networks = NETWORKS.get(name, ("model",))
+    first, rest = parameters[: len(networks)], parameters[len(networks) :]
+    assert tuple(p.name for p in first) == networks
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in rest)
+    assert all(p.default is not inspect.Parameter.empty for p in rest)
+    assert {"norm", "chunk"} <= {p.name for p in rest}
 
 
-@pytest.mark.parametrize("name", GRADIENT_METHODS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_named_after_themselves_and_cite_their_source(name: str) -> None:
+    function = getattr(innerloop.methods, name)
+    networks = [mlp(2, 3, (4,), norm=True), nn.Linear(4, 7)]
+    assert function(*networks[: len(NETWORKS.get(name, ("model",)))]).name == name
+    assert "Source: " in (inspect.getdoc(function) or "")
+
+
+@pytest.mark.parametrize("name", STEPPING)
 def test_gradient_method_options(name: str) -> None:
     parameters = inspect.signature(getattr(innerloop.methods, name)).parameters
-    assert {"lr", "steps", "loss", "chunk"} <= set(parameters)
+    assert {"lr", "steps", "loss"} <= set(parameters)
     assert parameters["loss"].default == "cross_entropy"
 
 

@@ -18,7 +18,7 @@ CURVES = (
     "alpha_maml", "bias_transformation", "cavia", "dropgrad", "es_maml", "hf_maml",
     "meta_curvature", "meta_lstm", "sign_maml", "zeroing", "bootstrapped",
 )  # fmt: skip
-CLASSES = (*CURVES, "matching", "nil", "proto_maml")
+CLASSES = (*CURVES, "maml_plus_plus", "matching", "nil", "proto_maml")
 
 
 def config(name: str, data, model, **settings) -> RunConfig:

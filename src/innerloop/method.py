@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import checks, loop, trees
+from .core.carry import Carry
 from .core.contract import Estimator, IterativeLearner
 from .core.types import Batch, MetaGradient, Params, Task
 from .engine import TURN, Engine, Precision, Recorder, check_choice, running
@@ -61,6 +62,9 @@ class Method(nn.Module):
         self._slots = functional.slots(learner, names)
         self._recorder: Recorder | None = None
         self._notices = Notices()
+        pieces = [estimator, *learner.modules()]
+        self._following = [piece for piece in pieces if hasattr(piece, "at_progress")]
+        self._told_progress = not self._following
 
     def meta_gradient(
         self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
@@ -73,6 +77,8 @@ class Method(nn.Module):
         combines this process's result with others' before anything is stored.
         """
         tasks = self._check(tasks)
+        if not self._told_progress:
+            self._notices.standing()
         params = {name: home[key] for home, key, name in self._slots}
         lay_out = self.learner.call.laid_out
         with torch.inference_mode(False):
@@ -92,6 +98,19 @@ class Method(nn.Module):
             self.learner.remember(found.memory)
         self._notices.health(found.stats)
         return found
+
+    def progress(self, fraction: float) -> None:
+        """Tell the pieces that change over a training that this fraction of it, 0 to 1, is over.
+
+        They are those with a method `at_progress(fraction)`: the estimator, the learner, and layers
+        of the model. `innerloop train` calls this before every outer step; so should a loop of your
+        own that trains a method with a schedule.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"expected a fraction of the training in [0, 1], got {fraction!r}")
+        self._told_progress = True
+        for piece in self._following:
+            piece.at_progress(fraction)
 
     def use(self, engine: Engine = "eager", *, precision: Precision = "float32") -> Method:
         """How meta-gradients are executed from now on; returns this method.
@@ -127,7 +146,7 @@ class Method(nn.Module):
         """
         found = self.meta_gradient(tasks)
         trained = {k: p for k, p in self.named_parameters() if p.requires_grad}
-        carried: Tensor = _Carry.apply(
+        carried: Tensor = Carry.apply(
             found.loss, [found.grads[k] for k in trained], *trained.values()
         )
         return carried
@@ -279,17 +298,3 @@ def _like(p: Tensor, gradient: Tensor) -> Tensor:
     if gradient.stride() == p.stride():
         return gradient
     return torch.empty_like(p).copy_(gradient)
-
-
-class _Carry(torch.autograd.Function):
-    """A loss whose gradient is known already."""
-
-    @staticmethod
-    def forward(ctx, loss, grads, *params):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(*grads)
-        return loss.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream):  # type: ignore[no-untyped-def]
-        return None, None, *(upstream * g for g in ctx.saved_tensors)

@@ -9,6 +9,7 @@ from torch import nn
 from .closed_form import lrd2 as lrd2
 from .closed_form import metaoptnet as metaoptnet
 from .closed_form import r2d2 as r2d2
+from .concepts import deml as deml
 from .core.contract import Estimator
 from .estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Reptile, Unrolled
 from .learn import GradientLearner, ProtoLearner
@@ -16,8 +17,9 @@ from .learn.losses import Loss, LossLike
 from .method import Method
 from .metric import matching as matching
 from .metric import nil as nil
+from .plus_plus import maml_plus_plus as maml_plus_plus
 from .scope import Except, Only, Scope, last_layer
-from .solve import Adam, GradientDescent, PerParameter, Proximal, Rate
+from .solve import Adam, GradientDescent, NewtonCG, PerParameter, Proximal, Rate
 from .variants import alpha_maml as alpha_maml
 from .variants import bias_transformation as bias_transformation
 from .variants import bootstrapped as bootstrapped
@@ -122,6 +124,7 @@ def imaml(
     cg_steps: int = 5,
     tolerance: float | None = None,
     cg_tolerance: float | None = None,
+    optimizer: Literal["descent", "newton"] = "descent",
 ) -> Method:
     """Adapt to a minimum near the initialisation; differentiate it by the implicit theorem.
 
@@ -129,15 +132,19 @@ def imaml(
     grad = (I + H/lam)^-1 grad L_query(phi*), by conjugate gradients.
 
     `tolerance` is the paper's delta (norm of the inner gradient), `cg_tolerance` its delta'.
+    `optimizer="newton"` is the Hessian-free variant: `steps` Newton steps, whose directions take
+    `cg_steps` conjugate gradients each and whose lengths are searched for; `lr` is then not used.
+
     Source: Rajeswaran et al. 2019, algorithms 1-2; Omniglot 5-way hyper-parameters.
     """
-    learner = GradientLearner(
-        model,
-        GradientDescent(lr, steps, tolerance=tolerance),
-        loss=loss,
-        norm=norm,
-        penalty=Proximal(lam),
+    if optimizer not in ("descent", "newton"):
+        raise ValueError(f'expected optimizer="descent" or "newton", got {optimizer!r}')
+    solver = (
+        GradientDescent(lr, steps, tolerance=tolerance)
+        if optimizer == "descent"
+        else NewtonCG(steps, cg_steps=cg_steps, tolerance=tolerance)
     )
+    learner = GradientLearner(model, solver, loss=loss, norm=norm, penalty=Proximal(lam))
     linear = ConjugateGradient(cg_steps, tolerance=cg_tolerance)
     return Method("imaml", learner, Implicit(linear), chunk=chunk)
 

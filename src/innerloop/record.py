@@ -1,81 +1,59 @@
-"""One recorded computation: a flat list of tensor operations, pruned, replayed or compiled."""
+"""Recorded meta-gradients: as one tape, or as tapes of the parts that every inner step repeats."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
-from .core import checks
-from .core.contract import Estimator, Learner
+from .core import loop, trees
+from .core.contract import Estimator, IterativeLearner, Learner
+from .core.loop import Point
 from .core.types import Batch, MetaGradient, Params, Task
+from .estimate.curvature import Where
+from .estimate.sweep import Adjoint, FirstOrder, outer_gradient, pull_start, pull_step, spacing
+from .learn import functional
 from .learn.model_call import ModelCall
+from .tape import Inputs, Tape
 
-_aten = torch.ops.aten
-_COPIES = (_aten.detach.default, _aten.alias.default)
-"""Operations that give back their input: without autograd there is nothing to detach from."""
-_MASKED = (_aten.convolution_backward.default, _aten.native_batch_norm_backward.default)
-"""Operations whose last argument says which of their results are wanted."""
-_ELEMENTWISE = (
-    _aten.add.Tensor,
-    _aten.sub.Tensor,
-    _aten.mul.Tensor,
-    _aten.neg.default,
-    _aten.zeros_like.default,
-)
+LONG = 8
+"""Inner steps from which a step is recorded once, in place of all of them one behind the other."""
+
+KEPT_BYTES = 2**26
+"""States kept between the two passes: more than the eager sweep keeps, for speed is asked for."""
 
 
-class Record:
+class Record(ABC):
     """What `estimator` does to one chunk of tasks, for all chunks of the same kind."""
 
-    def __init__(
-        self,
-        estimator: Estimator,
-        call: ModelCall,
-        learner: Learner,
-        meta: Params,
-        tasks: Task,
-    ):
+    def __init__(self, estimator: Estimator, call: ModelCall, learner: Learner, meta: Params):
         self._call = call
-        self._names: list[str] = []
-        self._stats: list[str] = []
-        learned = {k: v.requires_grad for k, v in meta.items()}
+        self._own = {k: k for k, _ in learner.named_buffers() if not k.startswith("model.")}
+        self._slots = functional.slots(learner, self._own)
+        self._learned = {k: v.requires_grad for k, v in meta.items()}
+        self.tapes: list[Tape] = []
 
-        def run(meta: list[Tensor], buffers: list[Tensor], *data: Tensor) -> list[Tensor]:
-            leaves = {
-                k: v.detach().requires_grad_(learned[k]) for k, v in zip(learned, meta, strict=True)
-            }
-            with call.given_buffers(buffers):
-                found = estimator(learner, leaves, Task(Batch(*data[:2]), Batch(*data[2:])))
-            self._names, self._stats = list(found.grads), list(found.stats)
-            return [found.loss, *found.grads.values(), *found.stats.values()]
-
-        try:
-            with checks.recording():
-                graph = make_fx(run)(*self._inputs(meta, tasks))
-        except RuntimeError as error:
-            raise ValueError(
-                f"this computation cannot be recorded, it depends on values: "
-                f'{str(error).splitlines()[0]} Use engine="eager"'
-            ) from error
-        prune(graph)
-        self.operations = len(graph.graph.nodes)
-        self._run: Callable[..., list[Tensor]] = graph
-
+    @abstractmethod
     def __call__(self, meta: Params, tasks: Task) -> MetaGradient:
-        with torch.no_grad():
-            loss, *rest = self._run(*self._inputs(meta, tasks))
-        grads = dict(zip(self._names, rest, strict=False))
-        return MetaGradient(loss, grads, dict(zip(self._stats, rest[len(grads) :], strict=True)))
+        """The meta-gradient summed over the tasks, as the estimator returns it."""
 
-    def check(self, eager: MetaGradient, meta: Params, tasks: Task) -> None:
-        """Refuse a record that does not repeat what the eager run of the same chunk gave."""
+    @property
+    def operations(self) -> int:
+        return sum(tape.operations for tape in self.tapes)
+
+    def hasten(self, compiled: bool) -> bool:
+        """Compile the tapes, or make them CUDA graphs; whether anything was done."""
+        return all([tape.hasten(compiled) for tape in self.tapes])
+
+    def check(
+        self, eager: MetaGradient, meta: Params, tasks: Task, *, tolerance: float | None = None
+    ) -> None:
+        """Refuse a record that does not repeat what the eager run of the same chunk gave.
+
+        `tolerance` is the distance over the size of the gradient; by default near rounding.
+        """
         replayed = self(meta, tasks)
         scale = max((float(g.norm()) for g in eager.grads.values()), default=0.0)
         apart = max(
@@ -83,40 +61,205 @@ class Record:
         )
         loss = abs(float(replayed.loss - eager.loss))
         apart, scale = apart + loss, scale + abs(float(eager.loss))
-        if apart > 100 * torch.finfo(eager.loss.dtype).eps ** 0.75 * scale:
+        if tolerance is None:
+            tolerance = 100 * torch.finfo(eager.loss.dtype).eps ** 0.75
+        if not apart <= tolerance * scale:
             raise ValueError(
                 f"the recorded meta-gradient is {apart:.1e} from the eager one, of size "
                 f"{scale:.1e}: the model computes something else on its second call, or reads "
                 'values in Python. Use engine="eager"'
             )
 
-    def hasten(self, compiled: bool, meta: Params, tasks: Task) -> None:
-        """Hand the list to the compiler, or on a GPU make it one launch."""
-        on_gpu = tasks.support.x.device.type == "cuda"
-        if compiled:
-            # On a CPU the glue between kernels is C++ as well; on a GPU one CUDA graph.
-            options: dict[str, Any] = (
-                {"triton.cudagraphs": True} if on_gpu else {"cpp_wrapper": True}
-            )
-            self._run = torch.compile(self._run, fullgraph=True, dynamic=False, options=options)
-            with _quiet("torch._inductor.ir"):  # it names operations that it calls as they are
-                self(meta, tasks)
-        elif on_gpu:
-            self._run = _Launched(self._run, *self._inputs(meta, tasks))
+    def _tape(
+        self, function: Callable[..., list[Tensor]], meta: Params, *inputs: list[Tensor] | Tensor
+    ) -> Tape:
+        """A tape of `function(meta, *inputs)`, its buffers inputs as well."""
 
-    def _inputs(self, meta: Params, tasks: Task) -> tuple[list[Tensor] | Tensor, ...]:
-        data = (t.contiguous() for batch in tasks for t in batch)
-        return [v.detach() for v in meta.values()], list(self._call.buffers().values()), *data
+        def run(
+            values: list[Tensor], buffers: list[Tensor], held: list[Tensor], *rest: Tensor
+        ) -> list[Tensor]:
+            leaves = {
+                k: v.detach().requires_grad_(learned)
+                for (k, learned), v in zip(self._learned.items(), values, strict=True)
+            }
+            settings = dict(zip(self._own, held, strict=True))
+            with self._call.given_buffers(buffers), functional.placed(self._slots, settings):
+                return function(leaves, *rest)
+
+        made = Tape(run, *self._held(meta), *inputs)
+        self.tapes.append(made)
+        return made
+
+    def _held(self, meta: Params) -> Inputs:
+        """What every tape reads: meta-parameters, the model's buffers, the learner's own."""
+        held = [home[key] for home, key, _ in self._slots]
+        buffers = list(self._call.buffers().values())
+        return [v.detach() for v in meta.values()], buffers, held
 
 
-@contextlib.contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    log = logging.getLogger(logger)
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
+class Whole(Record):
+    """One tape of everything the estimator does."""
+
+    def __init__(
+        self, estimator: Estimator, call: ModelCall, learner: Learner, meta: Params, tasks: Task
+    ):
+        super().__init__(estimator, call, learner, meta)
+        self._names: list[str] = []
+        self._stats: list[str] = []
+
+        def run(leaves: Params, *data: Tensor) -> list[Tensor]:
+            found = estimator(learner, leaves, _task(*data))
+            self._names, self._stats = list(found.grads), list(found.stats)
+            return [found.loss, *found.grads.values(), *found.stats.values()]
+
+        self._run = self._tape(run, meta, *_data(tasks))
+
+    def __call__(self, meta: Params, tasks: Task) -> MetaGradient:
+        loss, *rest = self._run(*self._held(meta), *_data(tasks))
+        grads = dict(zip(self._names, rest, strict=False))
+        return MetaGradient(loss, grads, dict(zip(self._stats, rest[len(grads) :], strict=True)))
+
+
+class _Turns:
+    """What the sweep of gradient descent at a constant rate does, as functions of lists.
+
+    phi and lam are in the order of `phi_names`; the other names are of the last call.
+    """
+
+    def __init__(self, learner: IterativeLearner, sweep: Adjoint):
+        self.learner, self.sweep = learner, sweep
+        self.phi_names: list[str] = []
+        self.direct: list[str] = []
+        self.stats: list[str] = []
+        self.found: list[str] = []
+        self.pulled: list[str] = []
+
+    def start(self, leaves: Params, *support: Tensor) -> list[Tensor]:
+        """phi_0."""
+        with torch.no_grad():
+            phi = self.learner.start(trees.detach(leaves), Batch(*support))
+        self.phi_names = list(phi)
+        return list(phi.values())
+
+    def step(self, leaves: Params, phi: list[Tensor], *support: Tensor) -> list[Tensor]:
+        """phi_{t+1} from phi_t."""
+        fixed, point = trees.detach(leaves), Point(0, self._named(phi), {})
+        after = loop.advance(self.learner, fixed, Batch(*support), point, 1)
+        return list(next(after).phi.values())
+
+    def outer(self, leaves: Params, phi: list[Tensor], *data: Tensor) -> list[Tensor]:
+        """The outer loss, lam, the direct gradient in meta, stats."""
+        at, tasks = self._named(phi), _task(*data)
+        outcome, lam, direct = outer_gradient(self.learner, leaves, at, tasks)
+        stats = loop.summary(outcome, tasks)
+        self.direct, self.stats = list(direct), list(stats)
+        lams = [lam[k] if k in lam else torch.zeros_like(v) for k, v in at.items()]
+        return [outcome.losses.sum(), *lams, *direct.values(), *stats.values()]
+
+    def turn(
+        self, leaves: Params, phi: list[Tensor], lam: list[Tensor], *support: Tensor
+    ) -> list[Tensor]:
+        """lam before step t from lam after it, and what the step adds to the gradient in meta."""
+        point = Point(0, self._named(phi), {})
+        where = Where(self.learner, leaves, 0, point.phi, Batch(*support))
+        inner = self.sweep.curvature.at(where)
+        pulled, _, found = pull_step(where, point, self._named(lam), {}, inner)
+        self.found = list(found)
+        return [*(pulled[k] for k in self.phi_names), *found.values()]
+
+    def end(self, leaves: Params, lam: list[Tensor], *support: Tensor) -> list[Tensor]:
+        """What the start adds to the gradient in meta."""
+        found = pull_start(self.learner, leaves, Batch(*support), self._named(lam))
+        self.pulled = list(found)
+        return list(found.values())
+
+    def _named(self, values: list[Tensor]) -> Params:
+        return dict(zip(self.phi_names, values, strict=True))
+
+
+class Stepped(Record):
+    """The sweep of gradient descent at a constant rate, from tapes of one step and of one turn.
+
+    Recording and compiling take no longer for many steps than for one.
+    """
+
+    def __init__(
+        self,
+        estimator: Adjoint | FirstOrder,
+        call: ModelCall,
+        learner: IterativeLearner,
+        meta: Params,
+        tasks: Task,
+        names: list[str],
+    ):
+        super().__init__(estimator, call, learner, meta)
+        sweep = estimator if isinstance(estimator, Adjoint) else Adjoint(last=0)
+        self._names, self._steps = names, learner.steps
+        self._every = sweep.store_every or spacing(
+            learner, trees.detach(meta), tasks.support, limit=KEPT_BYTES
+        )
+        self._first = 0 if sweep.last is None else max(0, learner.steps - sweep.last)
+        self._turns = turns = _Turns(learner, sweep)
+        data, held = _data(tasks), self._held(meta)
+        self._start = self._tape(turns.start, meta, *data[:2])
+        phi = [t.clone() for t in self._start(*held, *data[:2])]
+        self._step = self._tape(turns.step, meta, phi, *data[:2])
+        self._outer = self._tape(turns.outer, meta, phi, *data)
+        lam = self._outer(*held, phi, *data)[1 : 1 + len(phi)]
+        self._turn = self._tape(turns.turn, meta, phi, lam, *data[:2])
+        self._end = self._tape(turns.end, meta, lam, *data[:2])
+
+    def __call__(self, meta: Params, tasks: Task) -> MetaGradient:
+        held, data = self._held(meta), _data(tasks)
+        kept: dict[int, list[Tensor]] = {}
+        phi = self._start(*held, *data[:2])
+        count = len(phi)
+        for t in range(self._steps):
+            if t % self._every == 0 and t + self._every > self._first:
+                kept[t] = phi
+            phi = self._step(*held, phi, *data[:2])
+        loss, *rest = self._outer(*held, phi, *data)
+        lam, rest = rest[:count], rest[count:]
+        total = dict(zip(self._turns.direct, rest, strict=False))
+        stats = dict(zip(self._turns.stats, rest[len(total) :], strict=True))
+        for t in reversed(range(self._first, self._steps)):
+            rest = self._turn(*held, self._phi(t, kept, held, data), lam, *data[:2])
+            lam, found = rest[:count], rest[count:]
+            total = trees.merge(total, dict(zip(self._turns.found, found, strict=True)))
+        pulled = self._end(*held, lam, *data[:2])
+        total = trees.merge(total, dict(zip(self._turns.pulled, pulled, strict=True)))
+        return MetaGradient(loss, {k: total[k] for k in self._names}, stats)
+
+    def _phi(
+        self, t: int, kept: dict[int, list[Tensor]], held: Inputs, data: list[Tensor]
+    ) -> list[Tensor]:
+        """phi_t, never asked for again; what lies between a kept one and it is recomputed."""
+        nearest = max(s for s in kept if s <= t)
+        for s in range(nearest, t):
+            kept[s + 1] = self._step(*held, kept[s], *data[:2])
+        return kept.pop(t)
+
+
+def record(
+    estimator: Estimator,
+    call: ModelCall,
+    learner: Learner,
+    meta: Params,
+    tasks: Task,
+    names: list[str],
+) -> Record:
+    """What `estimator` does to these tasks; `names` are those of the gradients it gives."""
+    if (
+        isinstance(estimator, Adjoint | FirstOrder)
+        and isinstance(learner, IterativeLearner)
+        and learner.plain
+        and learner.steady
+        and learner.tolerance is None
+        and learner.outer_weights() is None
+        and learner.steps >= LONG
+    ):
+        return Stepped(estimator, call, learner, meta, tasks, names)
+    return Whole(estimator, call, learner, meta, tasks)
 
 
 def altered(tasks: Task) -> Task:
@@ -130,70 +273,9 @@ def altered(tasks: Task) -> Task:
     return Task(other(tasks.support), other(tasks.query))
 
 
-class _Launched:
-    """A recorded list of operations as one CUDA graph: launched at once, nothing waits."""
-
-    def __init__(self, run: Callable[..., list[Tensor]], *inputs: Tensor | list[Tensor]):
-        flat, self._layout = pytree.tree_flatten(inputs)
-        self._inputs = [t.clone() for t in flat]
-        own = pytree.tree_unflatten(self._inputs, self._layout)
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(aside):
-            run(*own)  # libraries choose their algorithms now, outside of the capture
-        torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self._graph):
-            self._outputs = run(*own)
-
-    def __call__(self, *inputs: Tensor | list[Tensor]) -> list[Tensor]:
-        for own, given in zip(self._inputs, pytree.tree_leaves(inputs), strict=True):
-            own.copy_(given, non_blocking=True)
-        self._graph.replay()
-        return [t.clone() for t in self._outputs]
+def _task(*data: Tensor) -> Task:
+    return Task(Batch(*data[:2]), Batch(*data[2:]))
 
 
-def prune(module: fx.GraphModule) -> None:
-    """Drop what nothing reads, and the task axis of a chunk of one task."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target in _COPIES:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    _lift(graph)
-    graph.eliminate_dead_code()
-    for node in graph.nodes:
-        if node.target in _MASKED:
-            read = {user.args[1] for user in node.users}
-            mask = [bool(wanted) and i in read for i, wanted in enumerate(node.args[-1])]
-            node.args = (*node.args[:-1], mask)
-    graph.lint()
-    module.recompile()
-
-
-def _lift(graph: fx.Graph) -> None:
-    """Move the task axis of a chunk of one task out of elementwise operations, where it cancels.
-
-    op(unsqueeze(a), unsqueeze(b)) becomes unsqueeze(op(a, b)), and squeeze(unsqueeze(a)) becomes a:
-    an operation on a small tensor takes no longer than a change of its shape.
-    """
-    bare: dict[fx.Node, fx.Node] = {}
-    for node in list(graph.nodes):
-        tensors = [a for a in node.args if isinstance(a, fx.Node)]
-        if (node.target == _aten.unsqueeze.default and node.args[1] == 0) or (
-            node.target == _aten.expand.default and _shape(node) == (1, *_shape(node.args[0]))
-        ):
-            bare[node] = node.args[0]
-        elif node.target == _aten.squeeze.dim and node.args[1] == 0 and node.args[0] in bare:
-            node.replace_all_uses_with(bare[node.args[0]])
-        elif node.target in _ELEMENTWISE and all(a in bare for a in tensors) and tensors:
-            with graph.inserting_before(node):
-                args = tuple(bare[a] if isinstance(a, fx.Node) else a for a in node.args)
-                inner = graph.call_function(node.target, args, dict(node.kwargs))
-                outer = graph.call_function(_aten.unsqueeze.default, (inner, 0))
-            node.replace_all_uses_with(outer)
-            bare[outer] = inner
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["val"].shape) if "val" in node.meta else (-1,)
+def _data(tasks: Task) -> list[Tensor]:
+    return [t.contiguous() for batch in tasks for t in batch]

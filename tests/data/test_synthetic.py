@@ -24,6 +24,28 @@ def test_sine_follows_the_published_ranges():
         assert torch.allclose(batch.y, expected, atol=1e-14)
 
 
+def test_a_frequency_that_varies():
+    """The family of Meta-SGD: y = A sin(w x + b), w from U[0.8, 1.2], b from U[0, pi]."""
+    source = Sine(frequency=(0.8, 1.2), phase=(-math.pi, 0.0), dtype=torch.float64)
+    task, curves = source.sample_with_curves(generator(0, "sine"), 4000)
+    assert 0.8 <= curves.frequency.min() < 0.801 and 1.199 < curves.frequency.max() <= 1.2
+    assert abs(curves.frequency.mean() - 1.0) < 0.01
+    b = -curves.phase
+    assert 0 <= b.min() < 0.01 and math.pi - 0.01 < b.max() <= math.pi
+    for batch in task:
+        angle = curves.frequency[:, None] * batch.x + b[:, None]
+        assert torch.allclose(batch.y, curves.amplitude[:, None] * torch.sin(angle), atol=1e-13)
+    assert source.describe()["frequency"] == "0.8..1.2"
+
+
+def test_a_range_of_frequencies_leaves_the_other_draws_alone():
+    one, many = Sine(), Sine(frequency=(0.5, 2.0))
+    (a, waves), (b, others) = (s.sample_with_curves(generator(1, "x"), 5) for s in (one, many))
+    assert torch.equal(a.support.x, b.support.x) and torch.equal(a.query.x, b.query.x)
+    assert torch.equal(waves.amplitude, others.amplitude) and torch.equal(waves.phase, others.phase)
+    assert (waves.frequency == 1).all() and not torch.equal(a.query.y, b.query.y)
+
+
 def test_sine_is_a_function_of_the_generator():
     source = Sine(shot=3, queries=4)
     a, b = (source.sample(generator(1, "x"), 5) for _ in range(2))
@@ -47,6 +69,7 @@ def test_sine_can_be_moved_out_of_its_range():
         (dict(queries=0), "query set would be empty"),
         (dict(x=(1.0, -1.0)), r"x must be a finite range \(low, high\), got \(1.0, -1.0\)"),
         (dict(phase=(0.0, math.inf)), "phase must be a finite range"),
+        (dict(frequency=(1.2, 0.8)), "frequency must be a finite range"),
     ],
 )
 def test_sine_refuses_impossible_settings(settings, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,15 +27,31 @@ def draw(*shape: int, innermost: bool = False) -> Tensor:
 @pytest.mark.parametrize(
     "stride, padding, dilation, groups", [(1, 0, 1, 1), (2, 1, 1, 2), (1, 2, 2, 1)]
 )
-def test_convolution(stride: int, padding: int, dilation: int, groups: int) -> None:
+@pytest.mark.parametrize("innermost", [True, False])
+def test_convolution(
+    stride: int, padding: int, dilation: int, groups: int, innermost: bool
+) -> None:
     shape = ((stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
-    x, w, b = draw(2, 4, 6, 5), draw(6, 4 // groups, 3, 3), draw(6)
+    x = draw(2, 4, 6, 5, innermost=innermost)
+    w, b = draw(6, 4 // groups, 3, 3, innermost=innermost), draw(6)
 
     def ours(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return Convolution.apply(x, w, b, shape)
 
     torch.testing.assert_close(ours(x, w, b), F.conv2d(x, w, b, *shape))
     assert gradcheck(ours, (x, w, b)) and gradgradcheck(ours, (x, w, b))
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (2, 1, 0)])
+def test_max_pooling(kernel: int, stride: int, padding: int) -> None:
+    layer = nn.MaxPool2d(kernel, stride, padding, ceil_mode=True)
+    swapped = copy.deepcopy(layer)
+    for found in swap(swapped):
+        found.alone = True
+    x = draw(2, 3, 5, 4, innermost=True)
+    torch.testing.assert_close(swapped(x), layer(x))
+    assert "MaxPooling" in swapped(x).grad_fn.name()
+    assert gradcheck(swapped, x) and gradgradcheck(swapped, x)
 
 
 @pytest.mark.parametrize("affine", [True, False])

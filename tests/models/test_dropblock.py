@@ -6,7 +6,7 @@ from torch import nn
 
 from innerloop import Batch, Task, methods
 from innerloop.core import streams
-from innerloop.models import DropBlock, ramp
+from innerloop.models import DropBlock, RampedDropBlock, ramp, resnet12
 
 
 def lost(layer: DropBlock, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -120,3 +120,17 @@ def test_masks_are_those_of_the_named_stream():
 def test_bad_numbers_are_refused(numbers, word):
     with pytest.raises(ValueError, match=word):
         DropBlock(*numbers)
+
+
+def test_a_ramped_layer_follows_the_progress_of_a_method():
+    model = resnet12(2, size=32, widths=(2, 2, 3, 3), block_size=2, features="mean", ramp_until=0.5)
+    layers = [m for m in model.modules() if isinstance(m, DropBlock)]
+    assert [type(layer) for layer in layers] == [RampedDropBlock] * 2
+    method = methods.maml(model, lr=0.1, steps=1)
+    for fraction, reached in ((0.0, 0.0), (0.2, 0.4), (0.5, 1.0), (0.9, 1.0), (0.25, 0.5)):
+        method.progress(fraction)
+        assert [float(layer.reached) for layer in layers] == pytest.approx([reached] * 2)
+    plain = resnet12(2, size=32, widths=(2, 2, 3, 3), block_size=2, features="mean")
+    assert not any(isinstance(m, RampedDropBlock) for m in plain.modules())
+    with pytest.raises(ValueError, match="0 < until <= 1"):
+        RampedDropBlock(until=0.0)

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from innerloop import methods
 from innerloop.config import METHODS, MLP, RunConfig, Sine, launch
 from innerloop.core.types import Task
 from innerloop.data.source import Source, Splits
@@ -32,6 +33,14 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "reptile": {"lr": 0.01, "steps": 3, "batch_size": 4},
     "meta_sgd": {"lr": 0.01},
     "pretrained": {"lr": 0.01, "steps": 2},
+    # Step 3 of 6, where it is stopped, lies between the two changes.
+    "maml_plus_plus": {
+        "lr": 0.01,
+        "steps": 2,
+        "per_step_norm": False,
+        "multi_step_until": 0.8,
+        "first_order_until": 0.3,
+    },
 }
 
 
@@ -247,3 +256,90 @@ def test_no_iterations_leave_the_initial_weights(tmp_path: Path) -> None:
     initial = {k: v.clone() for k, v in method.state_dict().items()}
     checkpoint.load_weights(checkpoint.weights_of(tmp_path), method)
     assert all(torch.equal(initial[k], v) for k, v in method.state_dict().items())
+
+
+class Followed(torch.nn.Linear):
+    """A layer that notes what it is told of the progress."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.told: list[float] = []
+
+    def at_progress(self, fraction: float) -> None:
+        self.told.append(fraction)
+
+
+def test_the_method_is_told_how_much_is_over(tmp_path: Path) -> None:
+    """Before every step, also of a run that goes on."""
+    config = small(iterations=4)
+    _, splits = config.build()
+    for steps, expected in ((2, [0.0, 0.5]), (4, [0.5, 0.75])):
+        settings = replace(config.train, iterations=steps)
+        layer = Followed()
+        method = methods.maml(layer, lr=0.01, steps=1, loss="mse")
+        train(method, splits, settings, seed=0, run_dir=tmp_path, resume=steps > 2)
+        assert layer.told == expected
+
+
+def test_time_is_progress_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr("innerloop.train.loop.time", clock)
+    config = small(iterations=1000, minutes=4 / 60)
+    layer = Followed()
+    method = methods.maml(layer, lr=0.01, steps=1, loss="mse")
+    train(method, config.build()[1], config.train, seed=0, run_dir=tmp_path)
+    assert layer.told == pytest.approx([0.0, 0.25, 0.5, 0.75])
+
+
+def scores(run_dir: Path) -> dict[int, float]:
+    records = read_metrics(run_dir / "metrics.jsonl")
+    return {r["step"]: r["mse"] for r in records if r["event"] == "validation"}
+
+
+def test_the_best_validations_are_kept(tmp_path: Path) -> None:
+    config = small(iterations=12, keep_best=3, lr=0.05)
+    launch(config, tmp_path / "whole")
+    found = scores(tmp_path / "whole")
+    best = sorted(found, key=lambda step: (found[step], step))[:3]
+    paths = checkpoint.best_of(tmp_path / "whole", 3)
+    assert [p.name for p in paths] == [f"step-{step:08d}.safetensors" for step in best]
+    assert checkpoint.best_of(tmp_path / "whole", 1) == paths[:1]
+    first, top = (
+        safetensors.torch.load_file(p)
+        for p in (paths[0], tmp_path / "whole" / "best" / checkpoint.WEIGHTS)
+    )
+    assert all(torch.equal(first[k], top[k]) for k in top)
+    with pytest.raises(FileNotFoundError, match=r"of 3 best validations.*--train.keep_best 5"):
+        checkpoint.best_of(tmp_path / "whole", 5)
+
+
+def test_the_best_validations_of_a_resumed_run_are_those_of_the_whole(tmp_path: Path) -> None:
+    """Killed after step 11 with the last checkpoint at 6: what came after 6 is made again."""
+    config = small(iterations=12, keep_best=2, lr=0.05, checkpoint_every=6)
+    launch(config, tmp_path / "whole")
+
+    def die(tasks: Task) -> Task:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run_hooked(config, tmp_path / "parts", 12, die)
+    method, splits = config.build()
+    train(method, splits, config.train, seed=0, run_dir=tmp_path / "parts", resume=True)
+    whole, parts = (
+        {p.name: safetensors.torch.load_file(p) for p in (tmp_path / name / "best").iterdir()}
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys() and len(whole) == 3
+    assert all(torch.equal(v, parts[name][k]) for name in whole for k, v in whole[name].items())
+
+
+def test_a_score_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    for step, score in enumerate((float("nan"), 0.1, 0.3, 0.2, 0.3)):
+        checkpoint.save_ranked(tmp_path, model, step, score, 3)
+    assert [p.name[5:13] for p in checkpoint.best_of(tmp_path, 3)] == [
+        "00000002",
+        "00000004",
+        "00000003",
+    ]

@@ -155,8 +155,16 @@ def test_a_source_of_one_batch_cannot_be_shared() -> None:
         Ranks(0, 2).draw(source, generator(0, "t"), 4)
 
 
-def test_training_with_two_workers(tmp_path: Path) -> None:
-    words = ["sine-5shot/maml", "--train.iterations", "4", "--train.log_every", "2"]
+PLUS_PLUS = (
+    "--method maml_plus_plus --method.loss mse --method.lr 0.01 --method.per_step_norm false "
+    "--method.multi_step_until 0.8 --method.first_order_until 0.3"
+)
+"""Its weights and its order of derivatives change on the way, on all workers alike."""
+
+
+@pytest.mark.parametrize("more", ["", PLUS_PLUS], ids=["maml", "maml_plus_plus"])
+def test_training_with_two_workers(more: str, tmp_path: Path) -> None:
+    words = ["sine-5shot/maml", "--train.iterations", "4", "--train.log_every", "2", *more.split()]
     weights = {}
     for workers in ("1", "2"):
         folder = tmp_path / workers

@@ -45,6 +45,7 @@ def evaluate(
     steps: int | None = None,
     seed: int | None = None,
     weights: Weights = "best",
+    ensemble: int | None = None,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     device: Device = None,
 ) -> None:
@@ -56,12 +57,13 @@ def evaluate(
         steps: Inner steps, also more than in training; the default is evaluate.steps.
         seed: Seed of the test tasks; the default is evaluate.seed.
         weights: The best on validation, the last, or those of one checkpoint.
+        ensemble: Average the outputs of so many best validations (train.keep_best) instead.
         json: Where to write the result; the default is RUN/evaluation.json.
         device: Where to compute; the default is the run's train.device.
     """
     from .scoring import evaluate_command
 
-    evaluate_command(run, SETTINGS.get(), tasks, steps, seed, weights, json, device)
+    evaluate_command(run, SETTINGS.get(), tasks, steps, seed, weights, ensemble, json, device)
 
 
 def compare(
@@ -203,6 +205,42 @@ def report(
     report_command(run, SETTINGS.get(), baselines, out, tasks, steps, weights, device)
 
 
+def reproduce(
+    dataset: Annotated[Positional[str], arg(metavar="omniglot")],
+    *,
+    budget: Literal["cpu", "paper"] = "cpu",
+    methods: Annotated[tuple[str, ...], arg(metavar="METHOD...")] = (),
+    minutes: float | None = None,
+    out: Annotated[Path | None, arg(metavar="DIR")] = None,
+    table: bool = False,
+) -> None:
+    """Train and test every method on a data set, and put the numbers beside the papers' ones.
+
+    Args:
+        dataset: Which table.
+        budget: cpu: the same few minutes for every method; paper: every paper's recipe in full.
+        methods: Only these rows; the others keep what they have.
+        minutes: Training time of each run; the default is 6 for cpu, and no limit for paper.
+        out: Folder of the runs and of table.md and table.csv; the default is
+            runs/reproduce-DATASET-BUDGET. A run that was stopped goes on, one that is done is kept.
+        table: Only write the table of what is there.
+    """
+    from .reproducing import reproduce_command
+
+    reproduce_command(dataset, SETTINGS.get(), budget, methods, minutes, out, table)
+
+
+def cite(run: Run) -> None:
+    """Print the BibTeX entries of the papers that a run builds on.
+
+    Args:
+        run: Folder of a run.
+    """
+    from .citing import cite_command
+
+    cite_command(run)
+
+
 def demo(*, run: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")) -> None:
     """Meta-train on glyphs for two minutes, compare with two baselines, write a report.
 
@@ -223,5 +261,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "recipes": recipes,
     "prepare": prepare,
     "check-gradient": check_gradient,
+    "reproduce": reproduce,
+    "cite": cite,
     "demo": demo,
 }

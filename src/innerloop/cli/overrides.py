@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-CONFIGURED = ("train", "evaluate", "compare", "adapt", "report", "check-gradient", "demo")
+CONFIGURED = (
+    "train",
+    "evaluate",
+    "compare",
+    "adapt",
+    "report",
+    "check-gradient",
+    "reproduce",
+    "demo",
+)
 """The commands that take settings."""
 ALIASES = {
     "data": "data.kind",

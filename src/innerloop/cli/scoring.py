@@ -12,9 +12,17 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from ..config import RunConfig, load, plain, sources
+from ..config import RunConfig, load, load_best, plain, sources
 from ..data.source import Splits
-from ..evaluate import Comparison, EvaluationResult, compare, evaluate, write_report
+from ..evaluate import (
+    Comparison,
+    Ensemble,
+    Evaluable,
+    EvaluationResult,
+    compare,
+    evaluate,
+    write_report,
+)
 from ..method import Method
 from ..train.baseline import Trainable
 from ..train.log import read_metrics
@@ -24,17 +32,31 @@ SHOWN_STEPS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Trained:
-    """A run brought back: its configuration, method and test tasks."""
+    """A run brought back: its configuration, method and test tasks.
+
+    With `ensemble` the method is the ensemble of that many best validations.
+    """
 
     def __init__(
-        self, run_dir: Path, settings: Settings, weights: str, device: str | None = None
+        self,
+        run_dir: Path,
+        settings: Settings,
+        weights: str,
+        device: str | None = None,
+        ensemble: int | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.config: RunConfig
-        self.method: Trainable
-        self.config, self.method, self.step = load(
-            run_dir, weights=weights, settings=settings, device=device
-        )
+        self.method: Trainable | Ensemble
+        if ensemble is None:
+            self.config, self.method, self.step = load(
+                run_dir, weights=weights, settings=settings, device=device
+            )
+        else:
+            self.config, members, steps = load_best(
+                run_dir, ensemble, settings=settings, device=device
+            )
+            self.method, self.step = Ensemble(members), ", ".join(steps)
         self.splits: Splits = sources.build(
             self.config.data, self.config.test, self.config.device()
         )
@@ -58,7 +80,7 @@ class Trained:
 def scored(
     console: Console,
     name: str,
-    method: Trainable,
+    method: Evaluable,
     splits: Splits,
     *,
     tasks: int,
@@ -90,12 +112,18 @@ def evaluate_command(
     steps: int | None,
     seed: int | None,
     weights: str,
+    ensemble: int | None,
     json: Path | None,
     device: str | None,
 ) -> None:
     """Evaluate one run, print the scores, and write them."""
     console = Console()
-    run = Trained(run_dir, settings, weights, device)
+    if ensemble is not None and (ensemble < 1 or weights != "best"):
+        raise ValueError(
+            "an ensemble takes the best validations, at least one: --ensemble N without --weights, "
+            f"got --ensemble {ensemble} --weights {weights}"
+        )
+    run = Trained(run_dir, settings, weights, device, ensemble)
     result = run.score(console, tasks, steps, seed)
     path = result.to_json(json or run_dir / "evaluation.json")
     console.print(f"{run.config.name}, weights of step {run.step}: {facts(result)}", soft_wrap=True)
@@ -197,7 +225,7 @@ def report(
 
 def facts(result: EvaluationResult) -> str:
     """Normalisation policy, tasks and queries: what a number must be read with."""
-    kept = ("method", "norm", "estimator")
+    kept = ("method", "norm", "estimator", "ensemble")
     said = [f"{k} {result.method[k]}" for k in kept if result.method.get(k)]
     keys = ("source", "split", "way", "shot", "queries")
     said += [f"{k} {result.source[k]}" for k in keys if result.source.get(k)]

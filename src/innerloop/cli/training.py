@@ -14,7 +14,9 @@ from ..config import RunConfig, check_folder, launch, load_yaml, parse_yaml, sto
 from ..config.launch import CONFIG
 from ..recipes import recipe
 from ..train.interrupt import Interrupted
+from ..train.log import Observer
 from ..train.ranks import Ranks, joined, launched, restarted, spawn
+from .cost import CostFile
 from .progress import Progress
 
 
@@ -44,8 +46,12 @@ def train_run(
     *,
     resume: bool = False,
     then: str | None = "evaluate",
+    apart: bool = False,
 ) -> None:
-    """Train with progress on the console, and say which command is `then` next."""
+    """Train with progress on the console, and say which command is `then` next.
+
+    `apart` takes a process of its own even where one is enough: its memory is then the run's.
+    """
     if launched():
         if config.train.workers > 1:
             raise ValueError(
@@ -58,7 +64,7 @@ def train_run(
             resume = (resume or restarted()) and (folder / CONFIG).exists()
             ranks.wait()
             _as_rank(ranks, config, folder, resume, then)
-    elif config.train.workers > 1:
+    elif config.train.workers > 1 or apart:
         check_folder(config, folder, resume)
         spawn(config.train.workers, _worker, config.to_yaml(), folder, resume, then)
     else:
@@ -91,7 +97,8 @@ def _train(
     ranks: Ranks | None,
 ) -> None:
     with Progress(console, config.name, folder) as progress:
-        state = launch(config, folder, resume=resume, observers=[progress], ranks=ranks)
+        watching: list[Observer] = [progress, CostFile(folder)]
+        state = launch(config, folder, resume=resume, observers=watching, ranks=ranks)
     best = "" if state.best_step is None else f", best on validation at step {state.best_step}"
     console.print(
         f"trained {state.step} steps in {state.seconds:.0f} s{best}: {folder}", soft_wrap=True

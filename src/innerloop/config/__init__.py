@@ -1,7 +1,8 @@
 """Runs as typed data: `RunConfig`, its sections, YAML in and out, and `launch`."""
 
 from . import sources
-from .launch import check_folder, launch, load, stored, task_spec
+from .auxiliary import Auxiliary
+from .launch import check_folder, launch, load, load_best, stored, task_spec
 from .pieces import METHODS, MLP, MODELS, Conv4, R2D2Net, ResNet12, WideResNet
 from .run import Evaluate, RunConfig, load_yaml, parse_yaml
 from .schema import ConfigError, plain, read
@@ -15,6 +16,7 @@ from .sources import (
     Prepared,
     Published,
     Sine,
+    SineGroups,
     TestTasks,
 )
 
@@ -23,6 +25,7 @@ __all__ = [
     "MLP",
     "MODELS",
     "SOURCES",
+    "Auxiliary",
     "ConfigError",
     "Conv4",
     "Cub",
@@ -37,11 +40,13 @@ __all__ = [
     "ResNet12",
     "RunConfig",
     "Sine",
+    "SineGroups",
     "TestTasks",
     "WideResNet",
     "check_folder",
     "launch",
     "load",
+    "load_best",
     "load_yaml",
     "parse_yaml",
     "plain",

@@ -12,7 +12,7 @@ import torch
 
 from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
-from ..train.checkpoint import State, load_weights, weights_of
+from ..train.checkpoint import State, best_of, load_weights, weights_of
 from ..train.log import Observer, Record
 from ..train.loop import train
 from ..train.ranks import Ranks
@@ -27,6 +27,7 @@ CHANGEABLE = {
         "iterations",
         "lr",
         "schedule",
+        "lr_end",
         "clip_value",
         "clip_norm",
         "minutes",
@@ -35,6 +36,7 @@ CHANGEABLE = {
         "validate_steps",
         "checkpoint_every",
         "keep_last",
+        "keep_best",
         "log_every",
         "threads",
         "workers",
@@ -93,10 +95,16 @@ def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
                 "--resume, or choose another folder: --run DIR"
             )
         return
+    before = stored(run_dir)
     changed = [
         f"{path}: {old!r} in {run_dir / CONFIG}, {new!r} now; only train.* settings may change"
-        for path, old, new in _differences(plain(stored(run_dir)), plain(config))
+        for path, old, new in _differences(plain(before), plain(config))
     ]
+    if config.train.outer_hyper is not None and config.train.lr != before.train.lr:
+        changed.append(
+            f"train.lr: {before.train.lr} was where the learned rate started; the run goes on from "
+            "the rate it has learned"
+        )
     if changed:
         raise ConfigError(f"the resumption of {run_dir}", changed)
 
@@ -132,13 +140,32 @@ def load(
         FileNotFoundError: there is no run, or not these weights.
         CheckpointError: the weights are damaged or do not fit.
     """
-    config = stored(run_dir).override(settings)
-    if device is not None:
-        config = replace(config, train=replace(config.train, device=device))
+    config = _configured(run_dir, settings, device)
     path = weights_of(run_dir, weights)
     spec, train_outputs = task_spec(run_dir)
     method = config.build_method(spec, train_outputs)
     return config, method, load_weights(path, method)["step"]
+
+
+def load_best(
+    run_dir: Path,
+    count: int,
+    *,
+    settings: Sequence[tuple[str, str]] = (),
+    device: str | None = None,
+) -> tuple[RunConfig, list[Trainable], list[str]]:
+    """As `load`, with the weights of the `count` best validations: a method for each, best first.
+
+    Raises:
+        FileNotFoundError: there is no run, or it has not kept so many (`train.keep_best`).
+        CheckpointError: the weights are damaged or do not fit.
+    """
+    config = _configured(run_dir, settings, device)
+    paths = best_of(run_dir, count)
+    spec, train_outputs = task_spec(run_dir)
+    members = [config.build_method(spec, train_outputs) for _ in paths]
+    steps = [load_weights(p, m)["step"] for p, m in zip(paths, members, strict=True)]
+    return config, members, steps
 
 
 def task_spec(run_dir: Path) -> tuple[Spec, int]:
@@ -155,6 +182,15 @@ def task_spec(run_dir: Path) -> tuple[Spec, int]:
         raise ValueError(f"{path} is damaged: {error!r}") from error
 
 
+def _configured(
+    run_dir: Path, settings: Sequence[tuple[str, str]], device: str | None
+) -> RunConfig:
+    config = stored(run_dir).override(settings)
+    if device is None:
+        return config
+    return replace(config, train=replace(config.train, device=device))
+
+
 def _task(splits: Splits) -> str:
     """The shapes that the weights were made for, and where the tasks came from."""
     spec = splits.test.spec
@@ -162,11 +198,13 @@ def _task(splits: Splits) -> str:
         "kind": spec.kind,
         "x_shape": list(spec.x_shape),
         "outputs": spec.outputs,
-        "train_outputs": splits.train.spec.outputs,
+        "train_outputs": splits.trained_outputs,
         "train": splits.train.describe(),
         "validation": splits.validation.describe(),
         "test": splits.test.describe(),
     }
+    if splits.auxiliary is not None:
+        facts["auxiliary"] = splits.auxiliary.describe()
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
 

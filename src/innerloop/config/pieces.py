@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any, get_type_hints
 
+import torch
 from torch import nn
 
 from .. import methods, models
@@ -12,6 +14,7 @@ from ..data.source import Spec, Splits
 from ..method import Method
 from ..train.baseline import Trainable
 from . import baselines
+from .auxiliary import Auxiliary, labelled
 from .signature import section
 
 MLP = section("mlp", models.mlp, given=("inputs", "outputs"))
@@ -23,12 +26,13 @@ R2D2Net = section("r2d2_net", models.r2d2_net, given=_IMAGES)
 
 MODELS: dict[str, Any] = {s.kind: s for s in (MLP, Conv4, ResNet12, WideResNet, R2D2Net)}
 
-PRETRAINED = "pretrained"
+PRETRAINED, DEML = "pretrained", "deml"
 METHODS: dict[str, Any] = {
     name: section(name, function, given=("model",))
     for name, function in vars(methods).items()
     if inspect.isfunction(function) and get_type_hints(function).get("return") is Method
 } | {
+    DEML: section(DEML, methods.deml, given=("model", "discriminator")),
     PRETRAINED: section(PRETRAINED, baselines.pretrained, given=("model", "classes")),
     "scratch": section("scratch", baselines.scratch, given=("model",)),
 }
@@ -59,16 +63,26 @@ def network(settings: Any, spec: Spec, *, head: bool = True) -> nn.Module:
 def build(method: Any, model: Any, spec: Spec, classes: int | None) -> Trainable:
     """The method on a new network for tasks of this shape.
 
-    `classes` is the number of training classes, for a method that is trained on all at once.
+    `classes` is the number of training classes, for a method that is trained on all at once, or
+    those of the labelled examples for one with a discriminator.
     """
     made = network(model, spec, head=method.kind not in HEADLESS)
     if method.kind == PRETRAINED:
         return method.call(made, classes=classes)
+    if method.kind == DEML:
+        if classes is None:
+            raise ValueError("method.kind=deml needs classes to tell apart, and values have none")
+        assert isinstance(made, models.Network)
+        return method.call(made, nn.Linear(made.features, classes))
     return method.call(made)
 
 
-def training_sources(method: Any, splits: Splits) -> Splits:
+def training_sources(
+    method: Any, splits: Splits, auxiliary: Auxiliary, device: torch.device | str
+) -> Splits:
     """The sources that this method is trained and tested on."""
+    if method.kind == DEML:
+        return replace(splits, auxiliary=labelled(splits, auxiliary, device))
     if method.kind != PRETRAINED:
         return splits
     return Splits(baselines.joint_source(splits), splits.validation, splits.test)

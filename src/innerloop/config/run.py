@@ -16,6 +16,7 @@ from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
 from ..train.settings import Settings
 from . import pieces, sources
+from .auxiliary import Auxiliary
 from .schema import ConfigError, merge, nest, plain, read
 from .signature import union
 from .sources import TestTasks
@@ -50,6 +51,7 @@ class RunConfig:
     seed: Count = 0
     data: DataSection
     test: TestTasks = field(default_factory=TestTasks)
+    auxiliary: Auxiliary = field(default_factory=Auxiliary)
     model: ModelSection
     method: MethodSection
     train: Settings = field(default_factory=Settings)
@@ -59,6 +61,8 @@ class RunConfig:
         """What no single setting can tell."""
         if isinstance(self.data, sources.Folder) and not self.data.root:
             return ["data.root: missing; name the folder of images: --data.root DIR"]
+        if self.auxiliary != Auxiliary() and self.method.kind != pieces.DEML:
+            return [f"auxiliary: {self.method.kind} has no discriminator; use method.kind=deml"]
         return []
 
     def override(self, dotted: Iterable[tuple[str, str]]) -> RunConfig:
@@ -77,8 +81,8 @@ class RunConfig:
         """The method, its initial weights drawn from the stream (seed, "init"), and its sources."""
         where = where or self.device()
         splits = sources.build(self.data, self.test, where)
-        splits = pieces.training_sources(self.method, splits)
-        method = self.build_method(splits.test.spec, splits.train.spec.outputs, where)
+        splits = pieces.training_sources(self.method, splits, self.auxiliary, where)
+        method = self.build_method(splits.test.spec, splits.trained_outputs, where)
         return method, splits
 
     def build_method(

@@ -36,6 +36,9 @@ BOUNDS: dict[str, Bound] = {
     "std": Bound(low=0, open=True),
     "batch_size": Bound(low=1),
     "tolerance": Bound(low=0),
+    "multi_step_until": Bound(low=0, high=1),
+    "first_order_until": Bound(low=0, high=1),
+    "ramp_until": Bound(low=0, high=1, open=True),
 }
 
 

@@ -16,6 +16,7 @@ from ..data.glyphs import glyphs
 from ..data.omniglot import omniglot
 from ..data.prepared import prepared
 from ..data.published import cub, published
+from ..data.sine_groups import sine_groups
 from ..data.source import Source, Splits
 from ..data.splits import Skipped
 from ..data.synthetic import LinearGaussian as LinearGaussianSource
@@ -44,6 +45,7 @@ log = logging.getLogger("innerloop")
 _BUILT = ("device", "dtype", "skipped", "cache")
 
 Sine = section("sine", SineSource, given=_BUILT)
+SineGroups = section("sine_groups", sine_groups, given=_BUILT)
 LinearGaussian = section("linear_gaussian", linear_gaussian, given=_BUILT)
 Glyphs = section("glyphs", glyphs, given=_BUILT)
 Omniglot = section("omniglot", omniglot, given=_BUILT)
@@ -53,7 +55,8 @@ Published = section("published", published, given=_BUILT)
 Cub = section("cub", cub, given=_BUILT)
 
 SOURCES: dict[str, Any] = {
-    s.kind: s for s in (Sine, LinearGaussian, Glyphs, Omniglot, Folder, Prepared, Published, Cub)
+    s.kind: s
+    for s in (Sine, SineGroups, LinearGaussian, Glyphs, Omniglot, Folder, Prepared, Published, Cub)
 }
 
 
@@ -92,7 +95,9 @@ def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
     if "way" in changes:
         raise ValueError(f"test.way has no meaning for data.kind={settings.kind}; remove it")
     other = dataclasses.replace(settings, **changes).call(device=device)
-    return Splits(splits.train, other, other)
+    if isinstance(other, Source):
+        return Splits(splits.train, other, other)
+    return Splits(splits.train, other.validation, other.test)
 
 
 def _resized(source: Source, changes: dict[str, int], device: torch.device | str) -> Episodes:

@@ -8,6 +8,7 @@ other one it meets: an estimator only asks for the kind of learner it `needs`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -26,6 +27,16 @@ class Outcome(NamedTuple):
     stats: Params = {}  # noqa: RUF012 (nobody writes to it)
 
 
+class Around(NamedTuple):
+    """The inner objective around phi_t, for a solver that needs more than its gradient there.
+
+    `losses` maps any phi to the objective of each task (T,), `product` maps v to H v at phi_t.
+    """
+
+    losses: Callable[[Params], Tensor]
+    product: Callable[[Params], Params]
+
+
 class Learner(nn.Module, ABC):
     """adapt on support -> predict on query. `meta` is `dict(self.named_parameters())`.
 
@@ -33,6 +44,12 @@ class Learner(nn.Module, ABC):
     """
 
     kind: Literal["classification", "regression"]
+
+    @property
+    def phase(self) -> object:
+        """What the progress of training has changed about the operations: to a recorded engine
+        another phase is another computation. Numbers that change are buffers of the learner."""
+        return None
 
     @abstractmethod
     def adapt(self, meta: Params, support: Batch) -> Params:
@@ -58,7 +75,9 @@ class IterativeLearner(Learner):
     `stationary` is None when phi_K approaches a stationary point of `inner_losses` (what the
     implicit function theorem needs), else the reason why it does not. `persistent` says that the
     solver's state outlives the task; `remember` then takes its mean over tasks. `plain` says that a
-    step is phi - (constant) g, so that dphi'/dphi is I - alpha H and nothing else.
+    step is phi - (constant) g, so that dphi'/dphi is I - alpha H and nothing else. `searches` says
+    that the next phi comes from `search` in place of `step`; then only the end of the way can be
+    differentiated.
     """
 
     steps: int
@@ -66,6 +85,8 @@ class IterativeLearner(Learner):
     tolerance: float | None
     persistent: bool
     plain: bool
+    steady = True
+    searches: bool = False
 
     @abstractmethod
     def start(self, meta: Params, support: Batch) -> Params:
@@ -85,9 +106,19 @@ class IterativeLearner(Learner):
     ) -> tuple[Params, Params]:
         """One inner update. Never calls autograd: the gradient is an argument."""
 
+    def search(
+        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
+    ) -> Params:
+        """phi_{t+1} of a learner that `searches`."""
+        raise NotImplementedError(f"`{type(self).__name__}` goes by `step`")
+
     @abstractmethod
     def remember(self, state: Params) -> None:
         """Keep the mean over tasks of the final solver state, for the tasks to come."""
+
+    def outer_weights(self) -> Tensor | None:
+        """Weights (K,) of the outer losses at phi_1 … phi_K; None where phi_K alone counts."""
+        return None
 
 
 class Estimator(ABC):
@@ -95,12 +126,17 @@ class Estimator(ABC):
 
     `remembers` says that it hands a persistent solver's final state back as `memory`. `recordable`
     says that its tensor operations are the same for all tasks of a shape (no random numbers, no
-    loops until convergence).
+    loops until convergence). `every_step` says that it can differentiate outer losses at every
+    inner step, `end_only` that it looks at phi_K and not at the way there. `phase` is what
+    the progress of training has changed about it, as of `Learner`.
     """
 
     needs: type[Learner] = Learner  # type: ignore[type-abstract]
     remembers = False
     recordable = True
+    end_only = False
+    every_step = False
+    phase: object = None
 
     @abstractmethod
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
@@ -116,6 +152,20 @@ class Estimator(ABC):
             return (
                 f"`{type(self).__name__}` does not hand back the solver's state, and a persistent "
                 "solver needs it for the next tasks. Use `persistent=False`, or `Reptile()`."
+            )
+        if (
+            isinstance(learner, IterativeLearner)
+            and not self.every_step
+            and learner.outer_weights() is not None
+        ):
+            return (
+                f"`{type(self).__name__}` knows the outer loss at the last inner step only, and "
+                "this learner has one at every step. Use `Adjoint()`, or no `multi_step`."
+            )
+        if isinstance(learner, IterativeLearner) and learner.searches and not self.end_only:
+            return (
+                f"`{type(self).__name__}` needs inner steps along a gradient, and a step that "
+                "searches (`NewtonCG`) is none. Use `Implicit()`, or `GradientDescent`."
             )
         if isinstance(learner, self.needs):
             return None

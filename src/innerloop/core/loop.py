@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import trees
-from .contract import IterativeLearner, Outcome
+from .contract import Around, IterativeLearner, Outcome
 from .types import Batch, Params, Task
 
 
@@ -64,13 +64,14 @@ def masked_step(
 ) -> tuple[Params, Params]:
     """One solver step; tasks that are done keep their phi and state."""
     phi, state = learner.step(meta, point.t, point.phi, grad, losses, point.state)
+    return _kept(moving, phi, point.phi), _kept(moving, state, point.state)
+
+
+def _kept(moving: Tensor | None, new: Params, old: Params) -> Params:
+    """`new` for the tasks that are moving, `old` for those that are done."""
     if moving is None:
-        return phi, state
-
-    def keep(new: Params, old: Params) -> Params:
-        return {k: torch.where(trees.rows(moving, v), v, old[k]) for k, v in new.items()}
-
-    return keep(phi, point.phi), keep(state, point.state)
+        return new
+    return {k: torch.where(trees.rows(moving, v), v, old[k]) for k, v in new.items()}
 
 
 def points(
@@ -96,15 +97,36 @@ def advance(
 ) -> Iterator[Point]:
     """The points after `point`, up to step `steps`."""
     for _ in range(point.t, learner.steps if steps is None else steps):
+        leaves, searches = trees.leaves(point.phi), learner.searches
         with torch.enable_grad():
-            losses, grad = inner_gradient(learner, meta, point.t, trees.leaves(point.phi), support)
+            losses, grad = inner_gradient(
+                learner, meta, point.t, leaves, support, create_graph=searches
+            )
         with torch.no_grad():
             moving = still_moving(learner, grad)
             if moving is not None and not moving.any():
                 return
-            phi, state = masked_step(learner, meta, point, grad, losses.detach(), moving)
+            if searches:
+                around = _around(learner, meta, point.t, leaves, grad, support)
+                fixed, values = trees.detach(grad), losses.detach()
+                phi = learner.search(meta, point.t, point.phi, fixed, values, around)
+                phi, state = _kept(moving, phi, point.phi), point.state
+            else:
+                phi, state = masked_step(learner, meta, point, grad, losses.detach(), moving)
             point = Point(point.t + 1, phi, state)
         yield point
+
+
+def _around(
+    learner: IterativeLearner, meta: Params, t: int, phi: Params, grad: Params, support: Batch
+) -> Around:
+    """The inner objective as a function of phi, and the products that the graph of `grad` gives."""
+
+    def product(v: Params) -> Params:
+        found = trees.pull(grad.values(), phi, [v[k] for k in grad], retain_graph=True)
+        return trees.add(trees.zeros_like(v), found)
+
+    return Around(lambda at: learner.inner_losses(meta, t, at, support), product)
 
 
 def last(
@@ -116,17 +138,25 @@ def last(
     return final
 
 
-def unroll(learner: IterativeLearner, meta: Params, support: Batch) -> Params:
-    """phi_K with the graph of the whole loop, differentiable in `meta`: memory grows with K."""
+def unrolling(learner: IterativeLearner, meta: Params, support: Batch) -> Iterator[Params]:
+    """phi_0 … phi_K with the graph of the whole loop, differentiable in `meta`."""
     phi = learner.start(meta, support)
     state = learner.initial_state(meta, phi)
+    yield phi
     for t in range(learner.steps):
         # A start that no meta-parameter reaches (a context of zeros) still has to be followed.
         phi = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in phi.items()}
         losses, grad = inner_gradient(learner, meta, t, phi, support, create_graph=True)
         moving = still_moving(learner, grad)
         phi, state = masked_step(learner, meta, Point(t, phi, state), grad, losses, moving)
-    return phi
+        yield phi
+
+
+def unroll(learner: IterativeLearner, meta: Params, support: Batch) -> Params:
+    """phi_K with the graph of the whole loop: memory grows with K."""
+    for phi in unrolling(learner, meta, support):
+        final = phi
+    return final
 
 
 def health(learner: IterativeLearner, meta: Params, end: Point, support: Batch) -> Params:

@@ -80,6 +80,8 @@ class Episodes(Source):
         self._members = pool.class_group.argsort(stable=True)
         sizes = torch.bincount(pool.class_group, minlength=len(pool.group_names))
         self._groups, self.left_out = _usable_groups(pool, sizes, way if within_group else 1)
+        if within_group:
+            self.groups = tuple(pool.group_names[i] for i in self._groups.tolist())
         self._group_size = sizes
         self._group_start = sizes.cumsum(0) - sizes
 
@@ -124,6 +126,15 @@ class Episodes(Source):
             *_arranged(rows[..., self.shot :], order[1]),
             turns,
         )
+
+    def task_groups(self, generator: torch.Generator, n: int) -> Tensor:
+        """As `Source.task_groups`: the group of the classes of each task, with `within_group`."""
+        if not self.within_group:
+            return super().task_groups(generator, n)
+        before = generator.get_state()
+        classes = self._draw_classes(generator, n)
+        generator.set_state(before)
+        return torch.searchsorted(self._groups, self.pool.class_group[classes[:, 0]])
 
     def describe(self) -> dict[str, str]:
         """Everything that decides which tasks come out, as words."""

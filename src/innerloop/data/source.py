@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ..core.types import Batch, Task
 
@@ -33,9 +34,14 @@ class Spec:
 
 
 class Source(ABC):
-    """An endless supply of tasks; every draw is a function of the generator passed in."""
+    """An endless supply of tasks; every draw is a function of the generator passed in.
+
+    `groups` names the groups that tasks are drawn from, each as likely as any other (alphabets,
+    bins of an amplitude); it is empty where tasks have no group.
+    """
 
     spec: Spec
+    groups: tuple[str, ...] = ()
 
     @abstractmethod
     def sample(self, generator: torch.Generator, n: int) -> Task:
@@ -54,6 +60,18 @@ class Source(ABC):
             )
         return Task(*(Batch(b.x[first:stop], b.y[first:stop]) for b in tasks))
 
+    def task_groups(self, generator: torch.Generator, n: int) -> Tensor:
+        """Which of `groups` each of the next `n` tasks comes from, int64 (n,).
+
+        Those that `sample` draws with the generator as it stands, and as it is left standing.
+        Raises ValueError where tasks have no group.
+        """
+        raise ValueError(
+            f"the tasks of {type(self).__name__} have no groups; draw the classes of each task "
+            "from one group (data.within_alphabet, data.within_script or data.within_group "
+            "= true), or use data.kind=sine_groups"
+        )
+
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Name, way, shot, queries, split, sizes: what a result must say about its data."""
@@ -61,8 +79,18 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sources whose classes (or task distributions) are kept apart."""
+    """Three sources whose classes (or task distributions) are kept apart.
+
+    `auxiliary` gives labelled examples of lasting classes beside the training tasks, one batch per
+    draw, for methods with a discriminator (DEML).
+    """
 
     train: Source
     validation: Source
     test: Source
+    auxiliary: Source | None = None
+
+    @property
+    def trained_outputs(self) -> int:
+        """Outputs of what is trained: the lasting classes where there are some, else a task's."""
+        return (self.auxiliary or self.train).spec.outputs

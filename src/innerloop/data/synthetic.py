@@ -18,21 +18,26 @@ class Curves(NamedTuple):
 
     amplitude: Tensor
     phase: Tensor
+    frequency: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """y = A sin(x - phase) for x of shape (T, n, 1)."""
-        return self.amplitude.unsqueeze(-1) * torch.sin(x - self.phase.unsqueeze(-1))
+        """y = A sin(f x - phase) for x of shape (T, n, 1)."""
+        amplitude, phase, frequency = (value.unsqueeze(-1) for value in self)
+        return amplitude * torch.sin(frequency * x - phase)
 
 
 class Sine(Source):
-    """y = A sin(x - phase); A from U[0.1, 5], phase from U[0, pi], x from U[-5, 5].
+    """y = A sin(f x - phase); A from U[0.1, 5], phase from U[0, pi], f = 1, x from U[-5, 5].
 
-    x and y are (T, n, 1). The ranges can be moved for extrapolation experiments. Draws are made on
-    the CPU in float64 and then converted, so a seed means the same tasks everywhere.
+    x and y are (T, n, 1). The ranges can be moved for extrapolation experiments and for the family
+    of Meta-SGD, y = A sin(f x + b) with b from U[0, pi]: `frequency=(0.8, 1.2)`,
+    `phase=(-math.pi, 0.0)`. Draws are made on the CPU in float64 and then converted, so a seed
+    means the same tasks everywhere.
 
     Raises ValueError for shot or queries below 1 and for an empty range.
 
-    Source: Finn et al. 2017 (MAML), section 5.1, and its released code.
+    Source: Finn et al. 2017 (MAML), section 5.1, and its released code; Li et al. 2017 (Meta-SGD),
+    section 4.1, for the frequency.
     """
 
     def __init__(
@@ -42,16 +47,18 @@ class Sine(Source):
         queries: int = 10,
         amplitude: tuple[float, float] = (0.1, 5.0),
         phase: tuple[float, float] = (0.0, math.pi),
+        frequency: tuple[float, float] = (1.0, 1.0),
         x: tuple[float, float] = (-5.0, 5.0),
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         _check_sizes(shot, queries)
-        for name, (low, high) in {"amplitude": amplitude, "phase": phase, "x": x}.items():
+        ranges = {"amplitude": amplitude, "phase": phase, "frequency": frequency, "x": x}
+        for name, (low, high) in ranges.items():
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise ValueError(f"{name} must be a finite range (low, high), got ({low}, {high})")
         self.shot, self.queries = shot, queries
-        self.amplitude, self.phase, self.x = amplitude, phase, x
+        self.amplitude, self.phase, self.frequency, self.x = amplitude, phase, frequency, x
         self.dtype, self.device = dtype, torch.device(device)
         self.spec = Spec("regression", (1,), 1)
 
@@ -62,10 +69,10 @@ class Sine(Source):
     def sample_with_curves(self, generator: torch.Generator, n: int) -> tuple[Task, Curves]:
         """`n` stacked tasks and the true curves behind them."""
         _check_count(n)
-        curves = Curves(
-            _uniform(self.amplitude, (n, 1), generator), _uniform(self.phase, (n, 1), generator)
-        )
+        amplitude, phase = (_uniform(r, (n, 1), generator) for r in (self.amplitude, self.phase))
         x = _uniform(self.x, (n, self.shot + self.queries, 1), generator)
+        # Drawn last: where it is one number, a seed means the tasks that it meant without it.
+        curves = Curves(amplitude, phase, _uniform(self.frequency, (n, 1), generator))
         drawn = [value.to(self.dtype) for value in (x, curves(x), *curves)]
         x, y, *found = moved(drawn, self.device)
         task = Task(
@@ -81,6 +88,7 @@ class Sine(Source):
             "queries": str(self.queries),
             "amplitude": "{:g}..{:g}".format(*self.amplitude),
             "phase": "{:g}..{:g}".format(*self.phase),
+            "frequency": "{:g}..{:g}".format(*self.frequency),
             "x": "{:g}..{:g}".format(*self.x),
         }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import loop
-from ..core.contract import Estimator, Learner
+from ..core.contract import Estimator, IterativeLearner, Learner
 from ..core.types import Batch, MetaGradient, Params, Task
 from ..estimate import (
     Adjoint,
@@ -159,10 +159,22 @@ _STENCIL = ((1, 2 / 3), (-1, -2 / 3), (2, -1 / 12), (-2, 1 / 12))
 class _Value(Estimator):
     """The objective alone; its gradient is not asked for."""
 
+    every_step = True
+    end_only = True
+
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
+        weights = learner.outer_weights() if isinstance(learner, IterativeLearner) else None
         with torch.no_grad():
-            phi = learner.adapt(meta, tasks.support)
-            outcome = learner.outer(meta, phi, tasks)
+            if weights is None:
+                outcome = learner.outer(meta, learner.adapt(meta, tasks.support), tasks)
+            else:
+                assert isinstance(learner, IterativeLearner)
+                start, *after = loop.points(learner, meta, tasks.support)
+                after = after or [start]
+                after += after[-1:] * (len(weights) - len(after))  # a tolerance may end it early
+                outcomes = [learner.outer(meta, point.phi, tasks) for point in after]
+                total = torch.stack([o.losses for o in outcomes])
+                outcome = outcomes[-1]._replace(losses=weights @ total)
         zeros = {k: torch.zeros_like(v) for k, v in meta.items()}
         return MetaGradient(outcome.losses.sum(), zeros, loop.summary(outcome, tasks))
 
@@ -198,7 +210,9 @@ def _row(
 
 def _with(method: Method, estimator: Estimator, chunk: int | None) -> Method:
     """The same learner under another estimator. It shares weights with `method`."""
-    return Method(method.name, method.learner, estimator, chunk=chunk or method.chunk)
+    other = Method(method.name, method.learner, estimator, chunk=chunk or method.chunk)
+    other._told_progress = True  # its pieces stand where those of `method` do: nothing to say
+    return other
 
 
 def _seeded(method: Method, tasks: Task, seed: int) -> MetaGradient:

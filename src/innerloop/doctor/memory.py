@@ -34,16 +34,23 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> tuple[int, str]
         before = _status("VmRSS")
         run()
         return max(_status("VmHWM") - before, 0), "peak resident set, to 1 MB"
-    if sys.platform == "win32":
-        run()
+    earlier = process_peak()
+    run()
+    if earlier is None:
         return 0, "not measured on Windows"
+    return (process_peak() or 0) - earlier, "growth of the process's peak"
+
+
+def process_peak() -> int | None:
+    """The largest resident set that this process has had, in bytes; None on Windows."""
+    if _STATUS.exists():  # that of `getrusage` begins with the parent's at the fork
+        return _status("VmHWM")
+    if sys.platform == "win32":
+        return None
     import resource  # there is none on Windows
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run()
     unit = 1 if sys.platform == "darwin" else 1024
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return grown * unit, "growth of the process's peak"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _reset_peak() -> bool:

@@ -1,11 +1,12 @@
 """Meta-gradient estimators: how dphi/dmeta is applied to a vector. They import only core."""
 
+from ..core.linear import ConjugateGradient, LinearSolver, Neumann
+from .annealing import FirstOrderFirst
 from .batching import mean_gradient, split
 from .curvature import Curvature, FiniteDifference, ForwardOverReverse, ReverseOverReverse
 from .evolution import EvolutionStrategies
 from .hessian_free import HessianFree
 from .implicit import Implicit
-from .linear import ConjugateGradient, LinearSolver, Neumann
 from .reptile import Reptile
 from .sweep import Adjoint, FirstOrder
 from .unrolled import Unrolled
@@ -17,6 +18,7 @@ __all__ = [
     "EvolutionStrategies",
     "FiniteDifference",
     "FirstOrder",
+    "FirstOrderFirst",
     "ForwardOverReverse",
     "HessianFree",
     "Implicit",

@@ -20,6 +20,7 @@ class EvolutionStrategies(Estimator):
     """
 
     recordable = False
+    end_only = True
 
     def __init__(self, *, sigma: float = 0.1, pairs: int = 16):
         if not sigma > 0:

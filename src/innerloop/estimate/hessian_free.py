@@ -30,6 +30,7 @@ class HessianFree(Estimator):
 
     needs = IterativeLearner
     recordable = False
+    every_step = True
 
     def __init__(self, *, held: float = 0.5, displacement: float | None = None):
         if not 0 < held < 1:

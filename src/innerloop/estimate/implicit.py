@@ -14,9 +14,9 @@ import torch
 
 from ..core import loop, trees
 from ..core.contract import Estimator, IterativeLearner, Learner
+from ..core.linear import ConjugateGradient, LinearSolver
 from ..core.types import MetaGradient, Params, Task
 from .curvature import Curvature, ReverseOverReverse, Where
-from .linear import ConjugateGradient, LinearSolver
 from .sweep import outer_gradient
 
 
@@ -33,6 +33,7 @@ class Implicit(Estimator):
 
     needs = IterativeLearner
     recordable = False
+    end_only = True
 
     def __init__(self, linear: LinearSolver | None = None, curvature: Curvature | None = None):
         self.linear = linear or ConjugateGradient()

@@ -11,6 +11,9 @@ For phi_{t+1}, s_{t+1} = step(meta, t, phi_t, g_t, l_t, s_t), g_t = d sum(inner 
 
 With gradient descent p + h_phi = (I - alpha H) lam: the product of the K factors, read right to
 left. The order of derivatives never exceeds two.
+
+For outer losses at every step, sum_t w_t outer(phi_t), lam starts from w_K d outer / d phi_K; once
+it has reached phi_t, w_t d outer / d phi_t is added to it and w_t d outer / d meta to G.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..core import loop, trees
 from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
@@ -43,6 +47,7 @@ class Adjoint(Estimator):
     """
 
     needs = IterativeLearner
+    every_step = True
 
     def __init__(
         self,
@@ -69,20 +74,30 @@ class Adjoint(Estimator):
             return Unrolled()(learner, meta, tasks)
         fixed = trees.detach(meta)
         stored: list[Point] = []
-        every = self.store_every or _spacing(learner, fixed, tasks.support)
-        needed = self._needed(learner)
+        every = self.store_every or spacing(learner, fixed, tasks.support)
+        weights = learner.outer_weights()
+        needed = self._needed(learner) if weights is None else 0
         for point in loop.points(learner, fixed, tasks.support):
             if point.t % every == 0 and point.t + every > needed:
                 stored.append(point)
         end = point
-        outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks)
+        # A loop that a tolerance ended early stands still for the rest of its steps.
+        weight = None if weights is None else weights[max(end.t - 1, 0) :].sum()
+        outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks, weight)
         mu: Params = {}
         for point in self._backwards(learner, fixed, tasks.support, stored, end.t):
-            if self._skips(learner, point.t, end.t):
+            if not self._skips(learner, point.t, end.t):
+                where = Where(learner, meta, point.t, point.phi, tasks.support)
+                lam, mu, found = pull_step(where, point, lam, mu, self._linearise(where, end.t))
+                total = trees.merge(total, found)
+            elif weights is None:
                 break
-            where = Where(learner, meta, point.t, point.phi, tasks.support)
-            lam, mu, found = pull_step(where, point, lam, mu, self._linearise(where, end.t))
-            total = trees.merge(total, found)
+            if weights is not None and point.t > 0:
+                early, more, found = outer_gradient(
+                    learner, meta, point.phi, tasks, weights[point.t - 1]
+                )
+                lam, total = trees.merge(lam, more), trees.merge(total, found)
+                outcome = outcome._replace(losses=outcome.losses + early.losses)
         total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
         stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
         return MetaGradient(outcome.losses.detach().sum(), total, stats)
@@ -130,6 +145,7 @@ class FirstOrder(Estimator):
     """
 
     needs = IterativeLearner
+    every_step = True
 
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
         return Adjoint(last=0)(learner, meta, tasks)
@@ -138,10 +154,12 @@ class FirstOrder(Estimator):
         return "first order"
 
 
-def _spacing(learner: IterativeLearner, meta: Params, support: Batch) -> int:
+def spacing(
+    learner: IterativeLearner, meta: Params, support: Batch, *, limit: int = KEPT_BYTES
+) -> int:
     """Steps between stored states. With k, K / k are stored and k replayed at a time.
 
-    The smallest k that keeps them within the bytes; at most sqrt(K), where they are fewest.
+    The smallest k that keeps them within `limit` bytes; at most sqrt(K), where they are fewest.
     """
     steps = learner.steps
     if steps <= KEPT_STEPS:
@@ -151,13 +169,15 @@ def _spacing(learner: IterativeLearner, meta: Params, support: Batch) -> int:
         state = learner.initial_state(meta, phi)
     size = sum(v.nbytes for v in (*phi.values(), *state.values()))
     fewest = math.isqrt(steps - 1) + 1
-    return next((k for k in range(1, fewest) if (steps / k + k - 1) * size <= KEPT_BYTES), fewest)
+    return next((k for k in range(1, fewest) if (steps / k + k - 1) * size <= limit), fewest)
 
 
 def outer_gradient(
-    learner: Learner, meta: Params, phi: Params, tasks: Task
+    learner: Learner, meta: Params, phi: Params, tasks: Task, weight: Tensor | None = None
 ) -> tuple[Outcome, Params, Params]:
     """The outer objective at phi, its gradient in phi, and its direct gradient in meta.
+
+    With a `weight` the losses, and so both gradients, are multiplied by it.
 
     What it does not depend on is left out, here and all through the sweep: so the names of
     parameters that no gradient reaches come out at its end.
@@ -166,6 +186,8 @@ def outer_gradient(
     inputs |= {"meta " + k: v for k, v in meta.items()}
     with torch.enable_grad():
         outcome = learner.outer(meta, {k: inputs["phi " + k] for k in phi}, tasks)
+        if weight is not None:
+            outcome = outcome._replace(losses=weight * outcome.losses)
         found = trees.gradient(outcome.losses, inputs)
     lam = {k: found["phi " + k] for k in phi if "phi " + k in found}
     direct = {k[5:]: v for k, v in found.items() if k.startswith("meta ")}

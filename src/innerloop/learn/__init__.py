@@ -7,6 +7,8 @@ from .head import HeadLearner
 from .losses import Loss, as_loss, per_task
 from .matching import FullContext, MatchingClassifier, MatchingLearner
 from .model_call import ModelCall, differentiable_kernels
+from .multi_step import MultiStep
+from .per_step_norm import PerStepNorm
 from .proto import ProtoClassifier, ProtoLearner
 from .prototype_start import PrototypeStart
 
@@ -20,6 +22,8 @@ __all__ = [
     "MatchingClassifier",
     "MatchingLearner",
     "ModelCall",
+    "MultiStep",
+    "PerStepNorm",
     "ProtoClassifier",
     "ProtoLearner",
     "PrototypeStart",

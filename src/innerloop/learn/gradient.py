@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from ..core import loop, streams
-from ..core.contract import IterativeLearner, Outcome
+from ..core.contract import Around, IterativeLearner, Outcome
 from ..core.types import Batch, Params, Task
 from ..scope import All, Scope
 from ..solve import Fixed, GradientDescent, Proximal, Solver
 from .losses import Loss, LossLike, as_loss
 from .model_call import ModelCall
+from .multi_step import MultiStep
 
 
 class GradientLearner(IterativeLearner):
@@ -24,6 +25,8 @@ class GradientLearner(IterativeLearner):
     is loss(query). `batch_size` draws the support in shuffled mini-batches, one per step, without
     replacement until all were seen (Reptile). `norm` is the normalisation policy (see
     `innerloop.learn.norm`); `regulariser` maps one task's weights (a dict by name) to a scalar.
+    `multi_step` weighs outer losses at every step (MAML++); the loss at phi_K is then in `stats`
+    as `query_loss`.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class GradientLearner(IterativeLearner):
         penalty: Proximal | None = None,
         regulariser: Callable[[Params], Tensor] | None = None,
         batch_size: int | None = None,
+        multi_step: MultiStep | None = None,
     ):
         super().__init__()
         self.call = ModelCall(model, norm)
@@ -56,7 +60,7 @@ class GradientLearner(IterativeLearner):
             )
         self.batch_size = batch_size
         params: Params = dict(model.named_parameters())
-        self.names = self.scope.names(params)
+        self.names = self._adapted(params)
         if not self.names:
             raise ValueError(
                 f"the scope `{self.scope.describe()}` leaves no trainable parameter to adapt; the "
@@ -67,6 +71,9 @@ class GradientLearner(IterativeLearner):
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
         if penalty is not None:
             penalty.bind(first.dtype)
+        self.multi_step = multi_step
+        if multi_step is not None:
+            multi_step.bind(self.steps, first)
         self.to(first.device)
 
     @property
@@ -99,6 +106,19 @@ class GradientLearner(IterativeLearner):
     def persistent(self) -> bool:  # type: ignore[override]
         return self.solver.persistent
 
+    @property
+    def searches(self) -> bool:  # type: ignore[override]
+        return self.solver.searches
+
+    @property
+    def phase(self) -> object:
+        return self.multi_step is not None and self.multi_step.over
+
+    def outer_weights(self) -> Tensor | None:
+        if self.multi_step is None or self.multi_step.over or self.steps < 2:
+            return None
+        return self.multi_step.weights
+
     def start(self, meta: Params, support: Batch) -> Params:
         return self.scope.start(_under("model.", meta), self.names, len(support.x))
 
@@ -129,6 +149,11 @@ class GradientLearner(IterativeLearner):
     ) -> tuple[Params, Params]:
         return self.solver.step(_under("solver.", meta), t, phi, grad, losses, state)
 
+    def search(
+        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
+    ) -> Params:
+        return self.solver.search(_under("solver.", meta), t, phi, grad, losses, around)
+
     def adapt(self, meta: Params, support: Batch) -> Params:
         if torch.is_grad_enabled():
             return loop.unroll(self, meta, support)
@@ -140,7 +165,9 @@ class GradientLearner(IterativeLearner):
 
     def outer(self, meta: Params, phi: Params, task: Task) -> Outcome:
         outputs = self.predict(meta, phi, task.query.x, task.support)
-        return Outcome(self.loss(outputs, task.query.y), outputs)
+        losses = self.loss(outputs, task.query.y)
+        stats = {} if self.multi_step is None else {"query_loss": losses.detach()}
+        return Outcome(losses, outputs, stats)
 
     def materialise(self, phi: Params, support: Batch) -> nn.Module:
         """The adapted model of one task as a plain module."""
@@ -161,8 +188,12 @@ class GradientLearner(IterativeLearner):
             "scope": self.scope.describe(),
             "solver": solver,
             "norm": self.call.policy if self.call.normalises else "none in the model",
-            "loss": self.loss.name,
+            "loss": self.loss.name + ("" if self.multi_step is None else ", multi-step"),
         }
+
+    def _adapted(self, params: Params) -> list[str]:
+        """The names of what the solver moves."""
+        return self.scope.names(params)
 
     def _stream(self, t: int) -> str:
         """Fresh dropout masks at every step, but one mask where phi seeks a stationary point."""

@@ -79,11 +79,17 @@ def _convolve(x: Tensor, w: Tensor, b: Tensor | None, shape: tuple[Any, ...]) ->
 def _gradients(
     gy: Tensor, x: Tensor, w: Tensor, shape: tuple[Any, ...], needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
+    """(gx, gw, gb) as far as they are needed."""
     stride, padding, dilation, groups = shape
     none, bias = (0,) * len(stride), [len(w)]
-    return _aten.convolution_backward(
-        gy, x, w, bias, stride, padding, dilation, False, none, groups, needed
+    # PyTorch sums the bias gradient over scattered memory where channels lie innermost: on the
+    # first layer of a network that takes as long as the weight gradient.
+    apart = needed[2] and not gy.is_contiguous()
+    wanted = (*needed[:2], needed[2] and not apart)
+    gx, gw, gb = _aten.convolution_backward(
+        gy, x, w, bias, stride, padding, dilation, False, none, groups, wanted
     )
+    return gx, gw, gy.sum((0, *range(2, gy.dim()))) if apart else gb
 
 
 class Normalisation(Function):

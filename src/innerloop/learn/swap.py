@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.utils import _pair
 
 from .kernels import Convolution, Normalisation
+from .pooling import MaxPooling
 
 
 class Layer:
@@ -56,6 +59,15 @@ class BatchNorm3d(_Norm, nn.BatchNorm3d):
     pass
 
 
+class MaxPool2d(Layer, nn.MaxPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        if not self.alone or not rows or x.is_contiguous() or self.return_indices:
+            return super().forward(x)
+        sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
+        return MaxPooling.apply(x, (*map(_pair, sizes), self.ceil_mode))
+
+
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
@@ -63,6 +75,7 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: BatchNorm1d,
     nn.BatchNorm2d: BatchNorm2d,
     nn.BatchNorm3d: BatchNorm3d,
+    nn.MaxPool2d: MaxPool2d,
 }
 
 

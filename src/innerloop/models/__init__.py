@@ -3,7 +3,7 @@
 from .bias_transform import bias_transformed
 from .contextual import Contextual, FiLM
 from .conv import Conv4, mini_imagenet_conv4
-from .dropblock import DropBlock, ramp
+from .dropblock import DropBlock, RampedDropBlock, ramp
 from .mlp import fully_connected, mlp
 from .network import Network
 from .r2d2 import r2d2_net
@@ -18,6 +18,7 @@ __all__ = [
     "DropBlock",
     "FiLM",
     "Network",
+    "RampedDropBlock",
     "bias_transformed",
     "fully_connected",
     "headless",

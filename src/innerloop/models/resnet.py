@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from .conv import GlobalMean
-from .dropblock import DropBlock
+from .dropblock import DropBlock, RampedDropBlock
 from .network import Network
 from .norm import Norm, norm_or_nothing
 
@@ -62,6 +62,7 @@ def resnet12(
     features: Literal["flatten", "mean"] = "flatten",
     drop: float = 0.1,
     block_size: int = 5,
+    ramp_until: float | None = None,
     last_skip: bool = True,
     norm: Norm | None = "batch",
     track_running_stats: bool = False,
@@ -73,7 +74,8 @@ def resnet12(
     no head. The other published widths are (64, 128, 256, 512), 7,996,800 weights, with "mean".
 
     The first two blocks end in dropout at rate `drop`, the last two in DropBlock with squares of
-    `block_size` pixels (5 for 84-pixel images, 2 for 32), at the full rate unless `ramp` lowers it.
+    `block_size` pixels (5 for 84-pixel images, 2 for 32), at the full rate unless `ramp` lowers it,
+    or rising to it over the first `ramp_until` of a training (a third in the authors' runs).
     `drop=0` has no random layer. `last_skip=False` leaves out the shortcut of the last block
     (BOIL). Convolutions have no bias, and weights from N(0, 2 / fan-out).
 
@@ -100,7 +102,7 @@ def resnet12(
         ResidualBlock(
             before,
             width,
-            _dropping(drop, 1 if place < 2 else block_size),
+            _dropping(drop, 1 if place < 2 else block_size, ramp_until),
             norm=norm,
             track_running_stats=track_running_stats,
             skip=last_skip or place < 3,
@@ -115,9 +117,11 @@ def resnet12(
     return Network(nn.Sequential(*blocks, reduce), head, features=count)
 
 
-def _dropping(drop: float, block_size: int) -> nn.Module:
+def _dropping(drop: float, block_size: int, until: float | None) -> nn.Module:
     """The authors' squares of one pixel are plain dropout, which is not ramped."""
     block = DropBlock(drop, block_size)  # checks both numbers
+    if until is not None:
+        block = RampedDropBlock(drop, block_size, until=until)
     if drop == 0:
         return nn.Identity()
     return nn.Dropout(drop) if block_size == 1 else block

@@ -14,9 +14,11 @@ from functools import partial
 
 from ..config import RunConfig
 from ..config.schema import nearest
+from . import outer
 from .images import folder, glyphs, published
-from .omniglot import omniglot, quick_omniglot
-from .sine import sine
+from .omniglot import omniglot
+from .omniglot_quick import QUICK, quick_omniglot
+from .sine import sine, sine_frequency
 
 MESSAGE = "see all of them with: innerloop recipes"
 
@@ -46,7 +48,10 @@ def _registry() -> dict[str, Recipe]:
     """Every recipe, in the order of the table that `innerloop recipes` prints."""
     gradient = ("maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd")
     images = (*gradient, "protonet", "pretrained", "scratch")
-    curves = ("maml", "fomaml", "reptile", "imaml", "anil", "meta_sgd", "pretrained", "scratch")
+    curves = (
+        *("maml", "fomaml", "reptile", "imaml", "anil", "meta_sgd", "cavia"),
+        *("bias_transformation", "meta_lstm", "pretrained", "scratch"),
+    )
     rows: list[Recipe] = []
 
     def add(
@@ -54,19 +59,34 @@ def _registry() -> dict[str, Recipe]:
     ) -> None:
         for kind in kinds:
             rows.append(Recipe(f"{family}/{kind}", about, PAPERS[kind], partial(make, kind)))
+        for kind in outer.KINDS.get(family.rpartition("-")[0], ()):
+            build = partial(outer.run, family, kind)
+            rows.append(Recipe(f"{family}/{kind}", about, PAPERS[kind], build))
 
     for shot in (5, 10):
         add(f"sine-{shot}shot", curves, f"sine waves from {shot} points", partial(sine, shot))
+    for shot in (5, 10, 20):
+        add(
+            f"sine-frequency-{shot}shot",
+            ("maml", "meta_sgd"),
+            f"sine waves of any frequency from {shot} points",
+            partial(sine_frequency, shot),
+        )
     add("glyphs-5w1s", images, "characters of unseen scripts, 2.5 minutes", glyphs)
     for way, shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
         add(
             f"omniglot-{way}w{shot}s",
-            images,
+            (*images, "maml_plus_plus", "r2d2", "metaoptnet"),
             f"Omniglot, {way}-way {shot}-shot",
             partial(omniglot, way, shot),
         )
-    quick = ("maml", "fomaml", "reptile", "imaml", "anil", "protonet")
-    add("omniglot-5w1s-quick", quick, "Omniglot, 37 minutes on two cores", quick_omniglot)
+    for way in (5, 20):
+        add(
+            f"omniglot-{way}w1s-quick",
+            tuple(QUICK),
+            f"Omniglot {way}-way 1-shot, 37 minutes on two cores",
+            partial(quick_omniglot, way),
+        )
     for shot in (1, 5):
         add(
             f"folder-5w{shot}s",
@@ -100,6 +120,25 @@ PAPERS = {
     "anil": "Raghu et al. 2020",
     "boil": "Oh et al. 2021",
     "meta_sgd": "Li et al. 2017",
+    "cavia": "Zintgraf et al. 2019",
+    "bias_transformation": "Finn et al. 2017 (one-shot imitation)",
+    "meta_lstm": "Ravi & Larochelle 2017",
+    "maml_plus_plus": "Antoniou et al. 2019",
+    "alpha_maml": "Behl et al. 2019",
+    "tr_maml": "Collins et al. 2020",
+    "deml": "Zhou et al. 2018",
+    "dropgrad": "Tseng et al. 2020",
+    "sign_maml": "Fan et al. 2021",
+    "meta_curvature": "Park & Oliva 2019",
+    "zeroing": "Kao et al. 2022",
+    "proto_maml": "Triantafillou et al. 2020",
+    "bootstrapped": "Flennerhag et al. 2022",
+    "hf_maml": "Fallah et al. 2020",
+    "es_maml": "Song et al. 2020",
+    "r2d2": "Bertinetto et al. 2019",
+    "lrd2": "Bertinetto et al. 2019",
+    "metaoptnet": "Lee et al. 2019",
+    "matching": "Vinyals et al. 2016",
     "protonet": "Snell et al. 2017",
     "pretrained": "baseline of Finn et al. 2017",
     "scratch": "baseline: random weights",

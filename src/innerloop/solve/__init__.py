@@ -7,6 +7,7 @@ from .descent import Adam, GradientDescent, Momentum
 from .head import Fit, Head
 from .logistic import Logistic
 from .meta_lstm import MetaLSTM
+from .newton import NewtonCG
 from .penalty import Proximal
 from .rates import Fixed, PerLayer, PerLayerPerStep, PerParameter, Rate, Scalar, as_rate
 from .ridge import Ridge
@@ -26,6 +27,7 @@ __all__ = [
     "MetaCurvature",
     "MetaLSTM",
     "Momentum",
+    "NewtonCG",
     "PerLayer",
     "PerLayerPerStep",
     "PerParameter",

@@ -24,7 +24,15 @@ class _Rated(Solver):
     def _moved(self, hyper: Params, t: int, phi: Params, direction: Params) -> Params:
         """phi - rate * direction, tensor by tensor."""
         rates = {k.removeprefix("rate."): v for k, v in hyper.items()}
-        return {k: v - self.rate.at(rates, t, k) * direction[k] for k, v in phi.items()}
+        moved = {}
+        for k, v in phi.items():
+            rate = self.rate.at(rates, t, k)
+            moved[k] = (
+                v - rate * direction[k]
+                if isinstance(rate, Tensor)
+                else torch.add(v, direction[k], alpha=-rate)  # half the passes, here and backwards
+            )
+        return moved
 
     def _told(self, name: str) -> str:
         return f"{super()._told(name)}, rate {self.rate.describe()}"

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ..core.contract import Around
 from ..core.types import Params
 
 
@@ -14,10 +15,12 @@ class Solver(nn.Module, ABC):
     """init / step with the state in and out, so that the loop can be replayed and differentiated.
 
     `steps` inner steps at most; with `tolerance`, a task stops once the norm of its inner gradient
-    is at or below it. Learned hyper-parameters are the module's parameters.
+    is at or below it. Learned hyper-parameters are the module's parameters. A solver that
+    `searches` is asked by `search` in place of `step`.
     """
 
     persistent = False
+    searches = False
 
     def __init__(self, steps: int, tolerance: float | None):
         super().__init__()
@@ -60,6 +63,12 @@ class Solver(nn.Module, ABC):
         self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
     ) -> tuple[Params, Params]:
         """phi_{t+1} and the next state. `hyper` holds this module's parameters."""
+
+    def search(
+        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
+    ) -> Params:
+        """phi_{t+1} from the inner objective around phi_t, for a solver that `searches`."""
+        raise ValueError(f"`{type(self).__name__}` goes by `step`")
 
     def keep(self, state: Params) -> None:
         """Start the next tasks from this state (the mean over tasks); for persistent solvers."""

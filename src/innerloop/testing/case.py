@@ -27,6 +27,7 @@ class Case:
     `forward_mode` is False where torch has no forward-mode rule for a layer: then
     `ForwardOverReverse` must raise. `converged` marks proximal problems that are solved to the end,
     on which the implicit gradient must agree as well. `step` is that of the finite differences.
+    `make` builds another learner on model and solver, which then says the rest for itself.
     """
 
     name: str
@@ -44,9 +45,12 @@ class Case:
     forward_mode: bool = True
     converged: bool = False
     step: float = 1e-5
+    make: Callable[[nn.Module, Solver], GradientLearner] | None = None
 
     def learner(self) -> GradientLearner:
         """A fresh learner in float64: the same weights every time."""
+        if self.make is not None:
+            return self.make(fresh(self.model), self.solver()).double()
         return GradientLearner(
             fresh(self.model),
             self.solver(),

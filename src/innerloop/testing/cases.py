@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.types import Params
+from ..learn import GradientLearner, MultiStep, PerStepNorm, PrototypeStart
 from ..learn.losses import per_task
 from ..scope import All, Context, Except, Only, Zeroed
 from ..solve import (
@@ -22,6 +23,7 @@ from ..solve import (
     Proximal,
     Rate,
     Scalar,
+    Solver,
 )
 from . import models, solvers
 from .case import Case
@@ -34,6 +36,7 @@ NO_FORWARD_MODE = {"GroupNorm", "GroupNorm, maps"}
 def cases() -> list[Case]:
     """Every composition of the suite, each with its own name."""
     table = [*_layers(), *_rates(), *_updates(), *_scopes(), *_objectives(), *_losses()]
+    table += _every_step()
     names = [case.name for case in table]
     assert len(set(names)) == len(names), "two cases of one name"
     return table
@@ -114,6 +117,12 @@ def _scopes() -> Iterator[Case]:
         yield Case(f"bias transformation / {name}", models.biased, solver)
         zeroed = Zeroed(All(), "3.*")
         yield Case(f"BatchNorm, affine / {name} / head from zero", affine, solver, scope=zeroed)
+        yield Case(
+            f"BatchNorm, affine / {name} / head from prototypes",
+            affine,
+            solver,
+            make=lambda model, solver: PrototypeStart(model, solver, head="3"),
+        )
     descent = SOLVERS["gradient descent"]
     for policy in ("batch", "support", "running"):
         yield Case(
@@ -219,6 +228,53 @@ def _losses() -> Iterator[Case]:
         labels="values",
         loss=per_task(lambda outputs, y: F.softplus(outputs - y).flatten(1).mean(1), name="hinge"),
     )
+
+
+def _every_step() -> Iterator[Case]:
+    """Outer losses at every inner step, and BatchNorm parameters of every step (MAML++)."""
+    flat, picture = models.FLAT["BatchNorm, affine"], models.PICTURES["BatchNorm2d, affine"]
+    for name in SOLVERS:
+        per_step = partial(solvers.solver_of, name, PerLayerPerStep)
+        yield Case(f"BatchNorm, affine / {name} / multi-step", flat, SOLVERS[name], make=_multi)
+        yield Case(f"BatchNorm, affine / {name} / norm per step", flat, SOLVERS[name], make=_own)
+        yield Case(f"BatchNorm, affine / {name} / MAML++", flat, per_step, make=_both)
+    descent = SOLVERS["gradient descent"]
+    yield Case("BatchNorm2d / gradient descent / MAML++", picture, descent, (1, 6, 6), make=_both)
+    yield Case(
+        "perceptron / gradient descent, tolerance / multi-step",
+        models.FLAT["perceptron"],
+        lambda: GradientDescent(0.4, 6, tolerance=0.25),
+        make=_multi,
+    )
+    yield Case(
+        "BatchNorm, affine / Adam / MAML++, mini-batches, norm support",
+        flat,
+        SOLVERS["Adam"],
+        make=lambda model, solver: PerStepNorm(
+            model, solver, norm="support", batch_size=4, multi_step=MultiStep()
+        ),
+    )
+
+
+def _multi(model: nn.Module, solver: Solver) -> GradientLearner:
+    return GradientLearner(model, solver, multi_step=MultiStep())
+
+
+def _own(model: nn.Module, solver: Solver) -> GradientLearner:
+    return _lively(PerStepNorm(model, solver))
+
+
+def _both(model: nn.Module, solver: Solver) -> GradientLearner:
+    return _lively(PerStepNorm(model, solver, multi_step=MultiStep()))
+
+
+def _lively(learner: PerStepNorm) -> GradientLearner:
+    """Steps that differ: all start from the same values."""
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for p in learner.later.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator))
+    return learner
 
 
 def sum_of_squares(weights: Params) -> Tensor:

@@ -46,6 +46,10 @@ class Pretrained(nn.Module):
         }
         return MetaGradient(result.loss, grads, result.stats)
 
+    def progress(self, fraction: float) -> None:
+        """As `Method.progress`, of what is trained."""
+        self.joint.progress(fraction)
+
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> nn.Module:
         """The network fine-tuned on one support set."""
         return self.tune.adapt(support_x, support_y, steps)

@@ -7,6 +7,7 @@ needs to go on, and loads with `weights_only=True`.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
@@ -84,19 +85,68 @@ def save(run_dir: Path, method: nn.Module, state: State, keep_last: int) -> Path
 
 def save_best(run_dir: Path, method: nn.Module, state: State) -> Path:
     """Write `RUN/best/model.safetensors`, with step and score in its header, over the older one."""
+    header = {"step": str(state.best_step), "score": str(state.best_score)}
     place = run_dir / "best" / WEIGHTS
+    _write_best(place, method, header)
+    return place
+
+
+def save_ranked(run_dir: Path, method: nn.Module, step: int, score: float, keep: int) -> None:
+    """Keep the weights of the `keep` best validations as `RUN/best/step-00001000.safetensors`.
+
+    Larger scores are better; of equal ones the earlier stays. Files of later steps are left over
+    from before a resumption, and go.
+    """
+    older = [row for row in ranked(run_dir) if row[1] < step]
+    place = run_dir / "best" / f"step-{step:08d}.safetensors"
+    kept = [path for *_, path in sorted([*older, (_badness(score), step, place)])[:keep]]
+    if place in kept:
+        _write_best(place, method, {"step": str(step), "score": str(score)})
+    for *_, path in ranked(run_dir):
+        if path not in kept:
+            path.unlink()
+
+
+def ranked(run_dir: Path) -> list[tuple[float, int, Path]]:
+    """The weights that `save_ranked` keeps, best first: minus the score, the step, the file."""
+    rows = []
+    for path in (run_dir / "best").glob("step-*.safetensors"):
+        header = _read_weights(path)[1]
+        rows.append((_badness(float(header["score"])), int(header["step"]), path))
+    return sorted(rows)
+
+
+def best_of(run_dir: Path, count: int) -> list[Path]:
+    """The weights files of the `count` best validations of a run, best first.
+
+    Raises:
+        FileNotFoundError: the run has not kept so many.
+    """
+    paths = [path for *_, path in ranked(run_dir)]
+    if len(paths) < count:
+        raise FileNotFoundError(
+            f"{run_dir} holds the weights of {len(paths)} best validations, and {count} were asked "
+            f"for: train with --train.keep_best {count} (it keeps them from 2 on)"
+        )
+    return paths[:count]
+
+
+def _badness(score: float) -> float:
+    return math.inf if math.isnan(score) else -score
+
+
+def _write_best(place: Path, method: nn.Module, header: Mapping[str, str]) -> None:
     draft = place.with_name(f".draft-{uuid.uuid4().hex}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_weights(draft, method, {"step": str(state.best_step), "score": str(state.best_score)})
+        write_weights(draft, method, header)
         draft.replace(place)
     except (OSError, safetensors.SafetensorError) as error:
         draft.unlink(missing_ok=True)
         raise CheckpointError(
             f"could not write {place}: {error}; the older file stays. Free space or make the "
-            f"folder writable, then resume with: innerloop train {run_dir} --resume"
+            f"folder writable, then resume with: innerloop train {place.parent.parent} --resume"
         ) from error
-    return place
 
 
 def write_weights(path: Path, method: nn.Module, header: Mapping[str, str]) -> None:

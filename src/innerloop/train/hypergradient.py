@@ -121,22 +121,27 @@ class AlphaMAML:
         normalised: bool = False,
     ) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        rates = [
-            (k, p)
-            for k, p in method.named_parameters()
-            if k.startswith("learner.solver.") and p.requires_grad
-        ]
-        both = [k for k, p in rates if id(p) in held]
+        rates = self.inner_rates(method)
+        both = [k for k, p in rates.items() if id(p) in held]
         if not rates or both:
             raise ValueError(
                 f"the optimiser also holds {', '.join(both)}, which Alpha MAML updates by itself; "
                 "give it the parameters that are not under `learner.solver.`"
                 if both
                 else "Alpha MAML adapts a learned inner rate and the method has none; use "
-                "GradientDescent(Scalar(lr), steps)"
+                "GradientDescent(Scalar(lr), steps), or method.kind=alpha_maml"
             )
         self.outer = Hypergradient(optimizer, outer_hyper, normalised=normalised)
-        self.inner = torch.optim.SGD([p for _, p in rates], lr=inner_hyper)
+        self.inner = torch.optim.SGD(list(rates.values()), lr=inner_hyper)
+
+    @staticmethod
+    def inner_rates(method: nn.Module) -> dict[str, nn.Parameter]:
+        """What the method's solver learns, by name: the inner rates."""
+        return {
+            k: p
+            for k, p in method.named_parameters()
+            if k.startswith("learner.solver.") and p.requires_grad
+        }
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

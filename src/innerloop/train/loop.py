@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import streams
-from ..core.types import MetaGradient, Params, Task
+from ..core.types import MetaGradient, Task
 from ..data.source import Splits
 from . import checkpoint
 from .baseline import Trainable
@@ -25,10 +25,11 @@ from .checkpoint import State
 from .execution import apply_engine
 from .interrupt import Interrupted, Stop, stopping
 from .log import MetricsFile, Observer, TensorBoard
+from .objective import Objective
 from .outer import NonFiniteError, OuterOptimizer
 from .ranks import LostRank, Ranks
 from .settings import Settings
-from .validate import measure, validate
+from .validate import unadapted, validate
 
 SIGNAL = "signal"
 """Among the stats of several ranks: the signal that this rank has received, or 0."""
@@ -67,10 +68,12 @@ def train(
     ranks = ranks or Ranks()
     ranks.enough(settings.meta_batch)
     outer = OuterOptimizer(method, settings)
+    objective = Objective(method, splits, settings, seed, ranks)
     state, damaged = checkpoint.load_newest(run_dir, method) if resume else (None, [])
     if state is None:
         state = State()
     else:
+        objective.load_state_dict(state.optimizer)
         outer.optimizer.load_state_dict(state.optimizer)
         if state.rng is not None:
             torch.set_rng_state(state.rng)
@@ -85,7 +88,9 @@ def train(
                 files.append(TensorBoard(run_dir / "tensorboard", after_step=state.step))
         told = [*files, *observers] if ranks.first else []
         with stopping() as stop:
-            run = _Run(method, splits, settings, seed, run_dir, outer, state, told, ranks, stop)
+            run = _Run(
+                method, splits, settings, seed, run_dir, outer, objective, state, told, ranks, stop
+            )
             for warning in damaged:
                 run.tell("warning", text=f"{warning}; going on from step {state.step}")
             run.go()
@@ -106,13 +111,14 @@ class _Run:
         seed: int,
         run_dir: Path,
         outer: OuterOptimizer,
+        objective: Objective,
         state: State,
         observers: Sequence[Callable[[dict[str, Any]], None]],
         ranks: Ranks,
         stop: Stop,
     ) -> None:
         self.method, self.splits, self.settings, self.seed = method, splits, settings, seed
-        self.ranks, self.stop, self.signum = ranks, stop, 0
+        self.objective, self.ranks, self.stop, self.signum = objective, ranks, stop, 0
         self.run_dir, self.outer, self.state, self.observers = run_dir, outer, state, observers
         self.window = [
             {k: v[i] for k, v in state.window.items()}
@@ -177,7 +183,8 @@ class _Run:
 
     def step(self) -> None:
         """Draw tasks, estimate the meta-gradient, update; `state.step` counts it only then."""
-        step = self.state.step
+        step, progress = self.state.step, self.progress()
+        self.method.progress(progress)
         stream = streams.generator(self.seed, "train", step)
         own = self.ranks.draw(self.splits.train, stream, self.settings.meta_batch)
         try:
@@ -186,16 +193,18 @@ class _Run:
             self.save()
             raise
         try:
-            norm = self.outer.update(result, self.progress(), f"at step {step}")
+            norm = self.outer.update(result, progress, f"at step {step}")
         except NonFiniteError as error:
             self.save()
             raise NonFiniteError(self.advice(error)) from None
+        self.objective.ascend(step, result)
         self.window.append(_numbers(result, norm))
         self.state.step = step + 1
 
     def gradient(self, own: Task) -> MetaGradient:
         """The meta-gradient; with it travels what else the ranks must know, a value per task."""
-        notes = self.unadapted(own) if len(self.window) + 1 >= self.settings.log_every else {}
+        ready = len(self.window) + 1 >= self.settings.log_every
+        notes = unadapted(self.method, self.splits, own) if ready else {}
         _seed(streams.derive(self.seed, "step", self.state.step))
 
         def share(found: MetaGradient) -> MetaGradient:
@@ -205,7 +214,7 @@ class _Run:
                 stats[SIGNAL] = noted.expand(len(own.support.x))
             return self.ranks.mean(replace(found, stats=stats), self.settings.meta_batch)
 
-        result = self.method.meta_gradient(own, share=share)
+        result = self.objective.meta_gradient(self.state.step, own, share)
         self.before = {k: float(result.stats.pop(k).mean()) for k in notes} or self.before
         if self.ranks.size > 1:
             self.signum = int(result.stats.pop(SIGNAL).max())
@@ -219,15 +228,6 @@ class _Run:
             "train.clip_norm, and start again in another folder"
         )
 
-    def unadapted(self, tasks: Task) -> Params:
-        """Accuracy (or mse) of these tasks without adaptation, (T,)."""
-        if self.splits.train.spec != self.splits.validation.spec:
-            return {}
-        name, value = measure(
-            self.splits.train.spec.kind, self.method.query_outputs(tasks, 0), tasks.query.y
-        )
-        return {f"{name}_before": value[0]}
-
     def log(self) -> None:
         """One record: the means of the window."""
         state = self.state
@@ -238,7 +238,8 @@ class _Run:
             **means,
             **self.before,
             tasks_per_second=self.settings.meta_batch / means["step_seconds"],
-            lr=self.outer.optimizer.param_groups[0]["lr"],
+            **self.outer.rates(),
+            **self.objective.numbers(),
             seconds=round(state.seconds, 3),
         )
         self.window = []
@@ -259,12 +260,14 @@ class _Run:
             state.best_score, state.best_step = score, state.step
             if self.ranks.first:
                 checkpoint.save_best(self.run_dir, self.method, state)
+        if settings.keep_best > 1 and self.ranks.first:
+            checkpoint.save_ranked(self.run_dir, self.method, state.step, score, settings.keep_best)
         self.tell("validation", step=state.step, **numbers, best_step=state.best_step)
 
     def save(self) -> None:
         if self.saved == self.state.step or not self.ranks.first:
             return
-        self.state.optimizer = self.outer.optimizer.state_dict()
+        self.state.optimizer = self.outer.optimizer.state_dict() | self.objective.state_dict()
         self.state.window = self.stacked()
         self.state.rng = torch.get_rng_state()
         place = checkpoint.save(self.run_dir, self.method, self.state, self.settings.keep_last)

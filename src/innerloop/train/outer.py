@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.types import MetaGradient
+from .hypergradient import AlphaMAML, Hypergradient
 from .settings import Settings
 
 
@@ -17,7 +18,11 @@ class NonFiniteError(ValueError):
 
 
 class OuterOptimizer:
-    """Adam or SGD on the parameters of a method, fed with given gradients."""
+    """Adam or SGD on the parameters of a method, fed with given gradients.
+
+    With `outer_hyper` the rate follows its hypergradient, the product of the (clipped) gradient
+    with the direction that the optimiser last took.
+    """
 
     def __init__(self, method: nn.Module, settings: Settings) -> None:
         self._named = {k: p for k, p in method.named_parameters() if p.requires_grad}
@@ -25,16 +30,23 @@ class OuterOptimizer:
             raise ValueError(
                 "the method has no parameter to train: every one has requires_grad=False"
             )
+        if settings.problems():
+            raise ValueError("; ".join(f"train.{problem}" for problem in settings.problems()))
         self._settings = settings
-        parameters = list(self._named.values())
-        self.optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adam":
-            fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-            self.optimizer = torch.optim.Adam(
-                parameters, lr=settings.lr, eps=settings.eps, fused=fused
+        apart = AlphaMAML.inner_rates(method) if settings.inner_hyper is not None else {}
+        plain = _plain(settings, [p for k, p in self._named.items() if k not in apart])
+        hyper, normalised = settings.outer_hyper, settings.normalised_hyper
+        self.optimizer: torch.optim.Optimizer | Hypergradient | AlphaMAML = plain
+        if settings.inner_hyper is not None and hyper is not None:
+            self.optimizer = AlphaMAML(
+                method,
+                plain,
+                inner_hyper=settings.inner_hyper,
+                outer_hyper=hyper,
+                normalised=normalised,
             )
-        else:
-            self.optimizer = torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum)
+        elif hyper is not None:
+            self.optimizer = Hypergradient(plain, hyper, normalised=normalised)
 
     def update(self, result: MetaGradient, progress: float, where: str) -> float:
         """One step along `result.grads`; returns the norm of the gradient before clipping.
@@ -53,19 +65,29 @@ class OuterOptimizer:
         self._clip(grads, norm)
         for name, parameter in self._named.items():
             parameter.grad = grads[name]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(progress)
+        if self._settings.outer_hyper is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(progress)
         self.optimizer.step()
         return total
 
+    def rates(self) -> dict[str, float]:
+        """The outer rate of the last step, and the mean of inner rates that are learned apart."""
+        found = {"lr": float(self.optimizer.param_groups[0]["lr"])}
+        if isinstance(self.optimizer, AlphaMAML):
+            inner = [p for group in self.optimizer.inner.param_groups for p in group["params"]]
+            found["inner_lr"] = float(torch.cat([p.detach().flatten() for p in inner]).mean())
+        return found
+
     def rate(self, progress: float) -> float:
-        """The outer rate when a fraction `progress` of the run is over."""
+        """The scheduled outer rate when a fraction `progress` of the run is over."""
         factor = {
             "constant": 1.0,
             "linear": 1.0 - progress,
             "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
         }[self._settings.schedule]
-        return self._settings.lr * factor
+        end = self._settings.lr_end
+        return end + (self._settings.lr - end) * factor
 
     def _clip(self, grads: Mapping[str, Tensor], norm: Tensor) -> None:
         tensors = list(grads.values())
@@ -76,6 +98,14 @@ class OuterOptimizer:
         if self._settings.clip_norm is not None:
             scale = torch.clamp(self._settings.clip_norm / (norm + 1e-12), max=1.0)
             torch._foreach_mul_(tensors, scale)
+
+
+def _plain(settings: Settings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser by itself, at the rate that the run starts with."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum)
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return torch.optim.Adam(parameters, lr=settings.lr, eps=settings.eps, fused=fused)
 
 
 def _blame(result: MetaGradient, grads: Mapping[str, Tensor]) -> str:

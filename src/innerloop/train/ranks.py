@@ -100,7 +100,7 @@ class Ranks:
             return tasks
         n = len(tasks.support.x)
         self.enough(n)
-        first, stop = self._bounds(n)
+        first, stop = self.bounds(n)
         return Task(*(Batch(b.x[first:stop], b.y[first:stop]) for b in tasks))
 
     def draw(self, source: Source, generator: torch.Generator, n: int) -> Task:
@@ -108,7 +108,7 @@ class Ranks:
         if self.size == 1:
             return source.sample(generator, n)
         self.enough(n)
-        return source.rows(generator, n, *self._bounds(n))
+        return source.rows(generator, n, *self.bounds(n))
 
     def mean(self, found: MetaGradient, tasks: int) -> MetaGradient:
         """The mean over all `tasks` of every rank's means over its own; stats in task order.
@@ -118,7 +118,7 @@ class Ranks:
         """
         if self.size == 1:
             return found
-        first, stop = self._bounds(tasks)
+        first, stop = self.bounds(tasks)
         means = {
             ("loss", ""): found.loss,
             **{("grads", k): v for k, v in found.grads.items()},
@@ -193,7 +193,8 @@ class Ranks:
                 dist.broadcast(values, 0)
                 parameter.detach().copy_(values)
 
-    def _bounds(self, n: int) -> tuple[int, int]:
+    def bounds(self, n: int) -> tuple[int, int]:
+        """The first of this rank's rows of `n`, and the one after its last."""
         return n * self.rank // self.size, n * (self.rank + 1) // self.size
 
 

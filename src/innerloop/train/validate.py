@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..core import streams
-from ..data.source import Source
+from ..core.types import Params, Task
+from ..data.source import Source, Splits
 from .baseline import Trainable
 from .ranks import Ranks
 
@@ -22,6 +23,15 @@ def measure(kind: str, outputs: Tensor, y: Tensor) -> tuple[str, Tensor]:
     if kind == "classification":
         return NAMES[kind], (outputs.argmax(-1) == y).float().mean(-1)
     return NAMES[kind], (outputs - y).square().flatten(outputs.dim() - y.dim() + 1).mean(-1)
+
+
+def unadapted(method: Trainable, splits: Splits, tasks: Task) -> Params:
+    """Accuracy (or mse) of training tasks without adaptation, (T,); {} where outputs differ."""
+    if splits.train.spec != splits.validation.spec:
+        return {}
+    kind = splits.train.spec.kind
+    name, value = measure(kind, method.query_outputs(tasks, 0), tasks.query.y)
+    return {f"{name}_before": value[0]}
 
 
 def validate(

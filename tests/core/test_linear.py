@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from innerloop.core.linear import ConjugateGradient, Neumann, Product
 from innerloop.core.types import Params
-from innerloop.estimate import ConjugateGradient, Neumann
-from innerloop.estimate.linear import Product
 
 
 def systems(*spectra: list[float]) -> tuple[Tensor, Product]:
@@ -79,3 +78,17 @@ def test_neumann_reports_its_truncation_and_its_divergence() -> None:
     assert 0.01 < float(short.residual[0]) < 0.5
     assert float(long.residual[0]) < 1e-12
     assert long.converged.tolist() == [True, False]
+
+
+def test_neumann_stops_at_its_tolerance_task_by_task() -> None:
+    a, product = systems([1, 1, 1, 1, 1], [0.3, 0.5, 1, 1.2, 1.5])
+    b, tree = right_hand_side(2)
+    found = Neumann(200, rate=1.0, tolerance=1e-3).solve(product, tree)
+    # With A = I and rate 1 the first term is the answer; the other task takes as long as it takes.
+    first, second = found.iterations.tolist()
+    assert first == 1 < second < 60
+    assert found.converged.all() and 1e-4 < float(found.residual[1]) <= 1e-3
+    value = torch.cat([found.value["a"], found.value["b"]], 1)
+    gap = b - (a @ value.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(gap.norm(dim=1) / b.norm(dim=1), found.residual, atol=1e-14, rtol=0)
+    assert not Neumann(5, rate=1.0, tolerance=1e-3).solve(product, tree).converged[1]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import trees
-from ..core.types import Params
+from . import trees
+from .types import Params
 
 Product = Callable[[Params], Params]
 
@@ -85,8 +85,9 @@ class Neumann(LinearSolver):
     """The partial sum v = rate * sum_{j < steps} (I - rate A)^j b.
 
     Converges only if rate < 2 / (largest eigenvalue of A), and slowly near that limit; with few
-    terms it can be off by tens of per cent, so look at `residual`; `converged` says that it is at
-    or below `tolerance` (without one, 0.1). With A = H + lam I and rate = 1 / lam this is
+    terms it can be off by tens of per cent, so look at `residual`. A task stops adding terms once
+    its residual is at or below `tolerance` * ||b||, and `converged` says that it has got there
+    (without a tolerance: below 0.1). With A = H + lam I and rate = 1 / lam this is
     sum (-H / lam)^j b / lam.
 
     Source: Lorraine et al. 2020, algorithm 3.
@@ -104,17 +105,26 @@ class Neumann(LinearSolver):
     def solve(self, product: Product, b: Params) -> Solution:
         v = {k: self.rate * x for k, x in b.items()}
         scale = trees.dot(b, b)
-        for _ in range(self.steps - 1):
+        count = torch.ones_like(scale)
+        for left in reversed(range(self.steps)):
             av = product(v)
-            v = {k: x + self.rate * (b[k] - av[k]) for k, x in v.items()}
-        av = product(v)
-        gap = {k: x - av[k] for k, x in b.items()}
-        residual = _relative(trees.dot(gap, gap), scale)
+            gap = {k: x - av[k] for k, x in b.items()}
+            residual = _relative(trees.dot(gap, gap), scale)
+            if left == 0:
+                break
+            # Written so that NaN counts as unsolved: it must surface, not pass for convergence.
+            active = ~(residual <= (self.tolerance or 0.0))
+            v = {
+                k: torch.where(trees.rows(active, x), x + self.rate * gap[k], x)
+                for k, x in v.items()
+            }
+            count = count + active
         converged = residual <= (0.1 if self.tolerance is None else self.tolerance)
-        return Solution(v, residual, torch.full_like(residual, self.steps), converged)
+        return Solution(v, residual, count, converged)
 
     def describe(self) -> str:
-        return f"Neumann series, {self.steps} terms"
+        until = "" if self.tolerance is None else f" or to {self.tolerance:g}"
+        return f"Neumann series, {self.steps} terms{until}"
 
 
 def _relative(rr: Tensor, scale: Tensor) -> Tensor:
