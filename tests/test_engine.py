@@ -103,6 +103,18 @@ def test_zeros_that_are_written_into_are_not_dropped() -> None:
     torch.testing.assert_close(tape(x), into(x))
 
 
+def test_a_result_that_is_read_later_is_not_written_over() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        kept, lost = x * 2.0, x * 3.0
+        return [torch.relu(kept) + kept, torch.relu(lost), torch.relu(x) + x]
+
+    x = torch.tensor([-1.0, 2.0])
+    tape = Tape(function, x)
+    for _ in range(2):
+        torch.testing.assert_close(tape(x), function(x))
+    torch.testing.assert_close(x, torch.tensor([-1.0, 2.0]))
+
+
 compiles = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler named c++ here")
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
 

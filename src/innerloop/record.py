@@ -253,7 +253,6 @@ def record(
         isinstance(estimator, Adjoint | FirstOrder)
         and isinstance(learner, IterativeLearner)
         and learner.plain
-        and learner.steady
         and learner.tolerance is None
         and learner.outer_weights() is None
         and learner.steps >= LONG

@@ -12,7 +12,9 @@ import pytest
 from innerloop.cli import main, reproducing
 from innerloop.cli.cost import Cost, CostFile, read_cost
 from innerloop.config import METHODS
+from innerloop.data.source import Spec
 from innerloop.evaluate import EvaluationResult
+from innerloop.method import Method
 from innerloop.recipes import RECIPES, recipe
 from innerloop.recipes.omniglot_quick import BORROWED, MANY_WAYS, QUICK
 from innerloop.recipes.studies import SETTINGS, STUDIES, TWENTY_WAY, Cell, Published, Study
@@ -151,6 +153,15 @@ def test_the_omniglot_tables_are_complete() -> None:
     assert len(networks) == 1, "the same network for every method"
     tests = {(recipe(c.recipe).test, recipe(c.recipe).data.rotate) for c in few}
     assert len(tests) == 1, "the same test tasks for every method"
+
+
+@pytest.mark.parametrize("kind", [kind for kind, quick in QUICK.items() if quick.recorded])
+def test_what_is_said_to_be_recorded_can_be(kind: str) -> None:
+    config = recipe(f"omniglot-5w1s-quick/{kind}").override([("model.filters", "2")])
+    assert config.train.engine == "traced"
+    method = config.build_method(Spec("classification", (1, 28, 28), 5), 20, "cpu")
+    assert isinstance(method, Method)
+    method.use("traced")
 
 
 def test_the_cost_of_a_run(tmp_path: Path) -> None:

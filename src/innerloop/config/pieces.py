@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
 from typing import Any, get_type_hints
 
-import torch
 from torch import nn
 
 from .. import methods, models
@@ -14,7 +12,6 @@ from ..data.source import Spec, Splits
 from ..method import Method
 from ..train.baseline import Trainable
 from . import baselines
-from .auxiliary import Auxiliary, labelled
 from .signature import section
 
 MLP = section("mlp", models.mlp, given=("inputs", "outputs"))
@@ -77,12 +74,8 @@ def build(method: Any, model: Any, spec: Spec, classes: int | None) -> Trainable
     return method.call(made)
 
 
-def training_sources(
-    method: Any, splits: Splits, auxiliary: Auxiliary, device: torch.device | str
-) -> Splits:
+def training_sources(method: Any, splits: Splits) -> Splits:
     """The sources that this method is trained and tested on."""
-    if method.kind == DEML:
-        return replace(splits, auxiliary=labelled(splits, auxiliary, device))
     if method.kind != PRETRAINED:
         return splits
     return Splits(baselines.joint_source(splits), splits.validation, splits.test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
 from ..train.settings import Settings
 from . import pieces, sources
-from .auxiliary import Auxiliary
+from .auxiliary import Auxiliary, labelled
 from .schema import ConfigError, merge, nest, plain, read
 from .signature import union
 from .sources import TestTasks
@@ -81,7 +81,9 @@ class RunConfig:
         """The method, its initial weights drawn from the stream (seed, "init"), and its sources."""
         where = where or self.device()
         splits = sources.build(self.data, self.test, where)
-        splits = pieces.training_sources(self.method, splits, self.auxiliary, where)
+        splits = pieces.training_sources(self.method, splits)
+        if self.method.kind == pieces.DEML:
+            splits = replace(splits, auxiliary=labelled(splits, self.auxiliary, where))
         method = self.build_method(splits.test.spec, splits.trained_outputs, where)
         return method, splits
 

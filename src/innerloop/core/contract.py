@@ -85,7 +85,6 @@ class IterativeLearner(Learner):
     tolerance: float | None
     persistent: bool
     plain: bool
-    steady = True
     searches: bool = False
 
     @abstractmethod

@@ -61,8 +61,9 @@ class BatchNorm3d(_Norm, nn.BatchNorm3d):
 
 class MaxPool2d(Layer, nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        if not self.alone or not rows or x.is_contiguous() or self.return_indices:
+        if not self.alone or self.return_indices or x.dim() != 4 or x.is_contiguous():
+            return super().forward(x)
+        if not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x)
         sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
         return MaxPooling.apply(x, (*map(_pair, sizes), self.ceil_mode))

@@ -60,7 +60,7 @@ QUICK: dict[str, Quick] = {
     "bootstrapped": Quick({"extra": 1, "target_lr": 0.1, **_ONE_STEP}, 3, recorded=True),
     "hf_maml": Quick(_ONE_STEP, 3, shot=2),
     "es_maml": Quick({"sigma": 0.02, "pairs": 16, **_ONE_STEP}, tasks=4),
-    "meta_lstm": Quick({"steps": 5}, train={"lr": 1e-3, "clip_norm": 0.25}, recorded=True),
+    "meta_lstm": Quick({"steps": 5}, tasks=2, train={"lr": 1e-3, "clip_norm": 0.25}, recorded=True),
     "r2d2": Quick({"lam": 1.0}),
     "lrd2": Quick({"lam": 1.0}),
     "metaoptnet": _FEATURES,
@@ -71,8 +71,10 @@ QUICK: dict[str, Quick] = {
 }
 
 MANY_WAYS: dict[str, Quick] = {
-    "maml": Quick({"lr": 0.4, "steps": 3}, recorded=True),
-    "fomaml": Quick({"lr": 0.4, "steps": 3}, recorded=True),
+    "maml": Quick({"lr": 0.8, "steps": 3}, recorded=True),
+    "fomaml": Quick({"lr": 0.8, "steps": 3}, recorded=True),
+    "maml_plus_plus": Quick({"lr": 0.8, "steps": 3}, train={"keep_best": 5}, recorded=True),
+    "anil": Quick({"lr": 2.0, "steps": 5}, recorded=True),
 }
 """Where 20 ways ask for other numbers."""
 
@@ -91,15 +93,16 @@ def quick_omniglot(way: int, kind: str) -> RunConfig:
     cosine over the time given, two workers, and inner rates and steps where none is named here.
 
     Reptile: Nichol et al. 2018, inner loop and outer step of the 5-way command. MAML++: Antoniou et
-    al. 2019, the ensemble of five. BOIL: Oh et al. 2021, rate 0.5, one step. CAVIA:
-    Zintgraf et al. 2019, 100 numbers, two steps at 1.0 (miniImageNet). Bias transformation: 10
-    numbers (reaching, code). DropGrad: p = 0.1 (code). Sign-MAML: 0.0035 and 5 steps (its README).
-    Meta-LSTM: Ravi & Larochelle 2017, Adam 1e-3, gradient norm at most 0.25, and the 5 steps with
-    which the code's 5-shot run meets one shot (its 1-shot run: 12).
-    ProtoNet: Snell et al. 2017, 60-way training. HF-MAML parts the support set, so it is trained on
-    two shots. iMAML: with the paper's lambda of 2 conjugate gradients meet negative curvature; the
-    released code amounts to 24, with which a task moves too little to learn in minutes. R2-D2 and LR-D2: lambda 1 suits 64 pooled features, the
-    authors' 50 goes with thousands. ES-MAML: sigma and pairs are ours; its authors do control.
+    al. 2019, the ensemble of five. BOIL: Oh et al. 2021, rate 0.5, one step. CAVIA: Zintgraf et al.
+    2019, 100 numbers, two steps at 1.0 (miniImageNet). Bias transformation: 10 numbers (reaching,
+    code). DropGrad: p = 0.1 (code). Sign-MAML: 0.0035 and 5 steps (its README). Meta-LSTM: Ravi &
+    Larochelle 2017, Adam 1e-3, gradient norm at most 0.25, and the 5 steps with which the code's
+    5-shot run meets one shot (its 1-shot run: 12). ProtoNet: Snell et al. 2017, 60-way training.
+    HF-MAML parts the support set, so it is trained on two shots. iMAML: with the paper's lambda of
+    2 conjugate gradients meet negative curvature; the released code amounts to 24, with which a
+    task moves too little to learn in minutes; 8, and the rest, is ours. R2-D2 and LR-D2: lambda 1
+    suits 64 pooled features, the authors' 50 goes with thousands. ES-MAML: sigma and pairs are
+    ours; its authors do control.
     """
     quick = {**QUICK, **(MANY_WAYS if way == 20 else {})}[kind]
     shared = Settings(
