@@ -32,6 +32,7 @@ class Quick:
 # Methods on features and without inner steps: nothing to record, nothing to choose.
 _FEATURES = Quick()
 _ONE_STEP = {"lr": 0.4, "steps": 1}
+_FIVE = {"keep_best": 5, "validate_every": 100}  # enough validations to choose five from
 
 QUICK: dict[str, Quick] = {
     "maml": Quick(_ONE_STEP, 3, recorded=True),
@@ -45,7 +46,7 @@ QUICK: dict[str, Quick] = {
         train={"optimizer": "sgd", "lr": 1.0, "schedule": "linear"},
     ),
     "imaml": Quick({"lr": 0.05, "steps": 5, "lam": 8.0, "cg_steps": 3}, tasks=8),
-    "maml_plus_plus": Quick({"lr": 0.2, "steps": 3}, train={"keep_best": 5}, recorded=True),
+    "maml_plus_plus": Quick({"lr": 0.2, "steps": 3}, train=_FIVE, recorded=True),
     "anil": Quick({"lr": 0.4, "steps": 5}, recorded=True),
     "boil": Quick({"lr": 0.5, "steps": 1}, recorded=True),
     "meta_sgd": Quick(_ONE_STEP, recorded=True),
@@ -73,7 +74,7 @@ QUICK: dict[str, Quick] = {
 MANY_WAYS: dict[str, Quick] = {
     "maml": Quick({"lr": 0.8, "steps": 3}, recorded=True),
     "fomaml": Quick({"lr": 0.8, "steps": 3}, recorded=True),
-    "maml_plus_plus": Quick({"lr": 0.8, "steps": 3}, train={"keep_best": 5}, recorded=True),
+    "maml_plus_plus": Quick({"lr": 0.8, "steps": 3}, train=_FIVE, recorded=True),
     "anil": Quick({"lr": 2.0, "steps": 5}, recorded=True),
 }
 """Where 20 ways ask for other numbers."""
