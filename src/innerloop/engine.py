@@ -15,7 +15,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, cast, get_args
 
 import torch
@@ -85,15 +85,27 @@ class Recorder(Estimator):
         self._records: dict[tuple[object, ...], Record] = {}
 
     def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        return self._records[_kind(self.estimator, learner, meta, tasks)](meta, tasks)
+        return self.prepared(learner, meta, [tasks])(learner, meta, tasks)
 
-    def prepare(self, learner: Learner, meta: Params, chunks: list[Task]) -> None:
-        """Record the kinds of chunks that are new."""
-        for tasks in {len(chunk.support.x): chunk for chunk in chunks}.values():
+    def prepared(
+        self, learner: Learner, meta: Params, chunks: list[Task]
+    ) -> Callable[[Learner, Params, Task], MetaGradient]:
+        """What replays these chunks, with new kinds of them recorded."""
+        found: dict[int, Record] = {}
+        for tasks in chunks:
+            size = len(tasks.support.x)
+            if size in found:
+                continue
             kind = _kind(self.estimator, learner, meta, tasks)
             if kind not in self._records:
                 with running(learner):
                     self._records[kind] = self._recorded(learner, meta, tasks)
+            found[size] = self._records[kind]
+
+        def replay(learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
+            return found[len(tasks.support.x)](meta, tasks)
+
+        return replay
 
     def _recorded(self, learner: Learner, meta: Params, tasks: Task) -> Record:
         began = time.monotonic()

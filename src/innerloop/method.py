@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -19,7 +20,6 @@ from .notices import Notices
 
 FUSED = 2**25
 """Multiply-adds of one task's forward pass up to which a CPU runs all tasks as one batch."""
-
 
 SHARED_OUT = 2**20
 """Input values of a task up to which a recorded engine runs several tasks at once on a CPU."""
@@ -60,10 +60,11 @@ class Method(nn.Module):
         # Walking the module tree at every step would cost more than a small step itself.
         names = {name: name for name, _ in learner.named_parameters()}
         self._slots = functional.slots(learner, names)
+        first = next(learner.model.parameters())
+        self._first = next((home, key) for home, key, _ in self._slots if home[key] is first)
         self._recorder: Recorder | None = None
         self._notices = Notices()
-        pieces = [estimator, *learner.modules()]
-        self._following = [piece for piece in pieces if hasattr(piece, "at_progress")]
+        self._following = [p for p in (estimator, *learner.modules()) if hasattr(p, "at_progress")]
         self._told_progress = not self._following
 
     def meta_gradient(
@@ -91,7 +92,9 @@ class Method(nn.Module):
             f"learner.{k}": _like(p, found.grads[k]) if k in found.grads else torch.zeros_like(p)
             for k, p in params.items()
         }
-        found = MetaGradient(found.loss.detach(), trees.detach(grads), found.stats, found.memory)
+        if self._recorder is None:  # a record has no graph to detach from
+            grads = trees.detach(grads)
+        found = MetaGradient(found.loss.detach(), grads, found.stats, found.memory)
         found = share(found) if share else found
         if found.memory:
             assert isinstance(self.learner, IterativeLearner)
@@ -102,9 +105,8 @@ class Method(nn.Module):
     def progress(self, fraction: float) -> None:
         """Tell the pieces that change over a training that this fraction of it, 0 to 1, is over.
 
-        They are those with a method `at_progress(fraction)`: the estimator, the learner, and layers
-        of the model. `innerloop train` calls this before every outer step; so should a loop of your
-        own that trains a method with a schedule.
+        They are those with a method `at_progress(fraction)`: estimator, learner, layers. `innerloop
+        train` calls this before every outer step; so should a loop of yours with such pieces.
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"expected a fraction of the training in [0, 1], got {fraction!r}")
@@ -231,13 +233,12 @@ class Method(nn.Module):
         with TURN:
             self.learner.call.follow_modes()
             with single_threaded(len(parts) > 1 < threads):
-                self._recorder.prepare(self.learner, meta, parts)
-            return mean_gradient(self._recorder, self.learner, meta, tasks, chunk, threads=threads)
+                replay = self._recorder.prepared(self.learner, meta, parts)
+            return mean_gradient(replay, self.learner, meta, tasks, chunk, threads=threads)
 
     def _threads(self, tasks: Task) -> int:
-        """Threads that tasks are shared out among; large ones keep all cores busy by themselves,
-        one after another, which takes the memory of one."""
-        values = sum(batch.x[0].numel() for batch in tasks)
+        """Threads that share tasks; large tasks run one after another, at the memory of one."""
+        values = sum(math.prod(batch.x.shape[1:]) for batch in tasks)
         small = values < SHARED_OUT and tasks.support.x.device.type == "cpu"
         return torch.get_num_threads() if small else 1
 
@@ -265,9 +266,9 @@ class Method(nn.Module):
 
     def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks, self.learner.kind)
-        first = next(self.learner.model.parameters())
+        home, key = self._first
         for batch in tasks:
-            checks.dtype(batch.x, first.dtype)
+            checks.dtype(batch.x, home[key].dtype)
         # Tensors made in inference mode cannot be differentiated through; copies can.
         with torch.inference_mode(False):
             return Task(*(Batch(*(t.clone() if t.is_inference() else t for t in b)) for b in tasks))
@@ -280,8 +281,7 @@ class Method(nn.Module):
             return 1
         if self.chunk != "auto":
             return int(self.chunk)
-        # A rule, not a stopwatch: with a measured choice rounding, and so the resuming of a run
-        # bit for bit, would depend on what else the machine did.
+        # A rule, not a stopwatch: resuming bit for bit must not depend on what the machine did.
         rows = x[0].numel() if call.convolutional or not x.is_floating_point() else x.shape[1]
         large = call.convolutional or call.size * rows > FUSED
         return 1 if large and x.device.type == "cpu" else len(x)

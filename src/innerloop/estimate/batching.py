@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from ..core import trees
-from ..core.contract import Estimator, Learner
+from ..core.contract import Learner
 from ..core.types import Batch, MetaGradient, Params, Task
 
 
 def split(tasks: Task, chunk: int) -> list[Task]:
     """The tasks, `chunk` at a time, as views."""
     n = len(tasks.support.x)
+    if n <= chunk:
+        return [tasks]
     return [rows(tasks, first, first + chunk) for first in range(0, n, chunk)]
 
 
@@ -32,7 +34,7 @@ def rows(tasks: Task, first: int, stop: int) -> Task:
 
 
 def mean_gradient(
-    estimator: Estimator,
+    estimator: Callable[[Learner, Params, Task], MetaGradient],
     learner: Learner,
     meta: Params,
     tasks: Task,
