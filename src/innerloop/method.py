@@ -123,8 +123,8 @@ class Method(nn.Module):
         agree to rounding; see `innerloop.engine.Recorder` for what is recorded and what cannot be.
 
         `precision="bfloat16"` runs the model in bfloat16, here and in `adapt` and `query_outputs`;
-        weights, losses and inner steps stay in theirs. It is no longer exact: expect errors of
-        several per cent in the meta-gradient.
+        weights, losses and inner steps stay in theirs. It is no longer exact: expect errors of 1 to
+        30 per cent in the meta-gradient.
 
         Raises ValueError where this method cannot be recorded, with the reason.
         """
