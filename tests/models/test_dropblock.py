@@ -6,7 +6,7 @@ from torch import nn
 
 from innerloop import Batch, Task, methods
 from innerloop.core import streams
-from innerloop.models import DropBlock, RampedDropBlock, ramp, resnet12
+from innerloop.models import DropBlock, RampedDropBlock, resnet12
 
 
 def lost(layer: DropBlock, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -71,28 +71,29 @@ def test_evaluation_and_rate_zero_do_nothing():
     assert DropBlock(0.0, 3)(x) is x
 
 
-def test_ramp_reaches_every_layer_and_is_saved():
-    net = nn.Sequential(nn.Conv2d(1, 2, 1), DropBlock(0.5, 2), nn.Sequential(DropBlock(0.5, 2)))
+def test_the_ramp_scales_the_rate_and_is_saved():
+    layer = RampedDropBlock(0.5, 2, until=1.0)
     before = torch.get_rng_state()
-    ramp(net, 0.0)
-    assert not lost(net[1], 50, 2, 6, 6).any()
+    assert not lost(layer, 50, 2, 6, 6).any()
     assert not torch.equal(before, torch.get_rng_state())  # drawn all the same
-    ramp(net, 0.5)
-    half = lost(net[1], 200, 2, 6, 6).double().mean()
-    ramp(net, 1.0)
-    assert 0.45 < half / lost(net[1], 200, 2, 6, 6).double().mean() < 0.62
-    ramp(net, 0.25)
-    assert net.state_dict()["2.0.reached"] == 0.25
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        ramp(net, 1.5)
+    layer.at_progress(0.5)
+    half = lost(layer, 200, 2, 6, 6).double().mean()
+    layer.at_progress(1.0)
+    assert 0.45 < half / lost(layer, 200, 2, 6, 6).double().mean() < 0.62
+    layer.at_progress(0.25)
+    assert layer.state_dict()["reached"] == 0.25
 
 
 def test_masks_are_those_of_the_named_stream():
     """A method replays the same mask, one task or two at a time, and a ramp is seen at once."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), DropBlock(0.4, 2), nn.Flatten(), nn.Linear(72, 3)
+        nn.Conv2d(1, 2, 3, padding=1),
+        RampedDropBlock(0.4, 2, until=1.0),
+        nn.Flatten(),
+        nn.Linear(72, 3),
     ).double()
+    net[1].at_progress(1.0)
     x = torch.randn(2, 6, 1, 6, 6, dtype=torch.float64)
     y = (torch.arange(6) % 3).expand(2, 6)
     tasks = Task(Batch(x, y), Batch(x, y))
@@ -108,7 +109,7 @@ def test_masks_are_those_of_the_named_stream():
     with streams.common(11):
         rows = method.learner.call(dict(net.named_parameters()), set(), x, "query", None)
     torch.testing.assert_close(rows[0], one, rtol=0, atol=0)
-    ramp(net, 0.0)
+    net[1].at_progress(0.0)
     with streams.common(11):
         quiet = method.learner.call(dict(net.named_parameters()), set(), x, "query", None)
     torch.testing.assert_close(quiet[0], net.eval()(x[0]), rtol=0, atol=1e-14)

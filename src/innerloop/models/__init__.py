@@ -3,7 +3,7 @@
 from .bias_transform import bias_transformed
 from .contextual import Contextual, FiLM
 from .conv import Conv4, mini_imagenet_conv4
-from .dropblock import DropBlock, RampedDropBlock, ramp
+from .dropblock import DropBlock, RampedDropBlock
 from .mlp import fully_connected, mlp
 from .network import Network
 from .r2d2 import r2d2_net
@@ -25,7 +25,6 @@ __all__ = [
     "mini_imagenet_conv4",
     "mlp",
     "r2d2_net",
-    "ramp",
     "resnet12",
     "transformer",
     "wide_resnet",

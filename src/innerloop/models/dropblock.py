@@ -18,7 +18,7 @@ class DropBlock(nn.Module):
     whole batch. Squares overlap, so slightly less than `rate` is lost. On a map smaller than the
     square, the square is cut to the map's sides. If everything is lost the output is zero.
 
-    `reached` is a buffer in [0, 1], one at first: `ramp` sets it, and it is saved with the weights.
+    `reached` is a buffer in [0, 1], one here, rising in `RampedDropBlock`, saved with weights.
     The squares are drawn from torch's global generator, in float32 whatever the type of x.
 
     Source: Ghiasi, Lin, Le 2018, algorithm 1 and equation 1; scaling and placement as in the code
@@ -63,6 +63,9 @@ class RampedDropBlock(DropBlock):
     reached = min(1, p / until) at fraction p of the run, which `innerloop.Method.progress` tells.
 
     Source: code of Lee et al. 2019, where 40 000 calls, two per batch, are a third of the run.
+    There the count is kept on the layer, so it also grows during validation, and under `DataParallel`,
+    which the released commands for miniImageNet and tieredImageNet use, it is lost with the
+    replicas after every call.
     """
 
     def __init__(self, drop: float = 0.1, size: int = 5, *, until: float = 1 / 3) -> None:
@@ -78,21 +81,3 @@ class RampedDropBlock(DropBlock):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, until={self.until:g}"
-
-
-def ramp(model: nn.Module, reached: float) -> None:
-    """Let every DropBlock of `model` drop at this fraction of its full rate, in [0, 1].
-
-    Takes effect at once, also in a method that was built on the model before. MetaOptNet raises it
-    linearly, `ramp(model, min(1, calls / 40_000))`, where support and query of a batch of 8 tasks
-    are one call each.
-
-    Source: code of Lee et al. 2019. There the count is kept on the layer, so it also grows during
-    validation, and under `DataParallel`, which the released commands for miniImageNet and
-    tieredImageNet use, it is lost with the replicas after every call.
-    """
-    if not 0 <= reached <= 1:
-        raise ValueError(f"reached is a fraction of the full rate in [0, 1], got {reached}")
-    for layer in model.modules():
-        if isinstance(layer, DropBlock):
-            layer.reached.fill_(reached)

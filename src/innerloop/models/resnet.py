@@ -74,7 +74,7 @@ def resnet12(
     no head. The other published widths are (64, 128, 256, 512), 7,996,800 weights, with "mean".
 
     The first two blocks end in dropout at rate `drop`, the last two in DropBlock with squares of
-    `block_size` pixels (5 for 84-pixel images, 2 for 32), at the full rate unless `ramp` lowers it,
+    `block_size` pixels (5 for 84-pixel images, 2 for 32), at the full rate,
     or rising to it over the first `ramp_until` of a training (a third in the authors' runs).
     `drop=0` has no random layer. `last_skip=False` leaves out the shortcut of the last block
     (BOIL). Convolutions have no bias, and weights from N(0, 2 / fan-out).
