@@ -30,14 +30,8 @@ RUNS = {
 def run(kind: str) -> Path:
     """Trained on 9 common groups and a rare one, all drawn alike."""
     words = ["--train.iterations", ITERATIONS, "--data.bin_width", BIN, "--method.lr", 0.01]
-    words += [
-        "--data.ranges",
-        "[[0.1, 1.0], [4.9, 5.0]]",
-        "--train.lr",
-        3e-3,
-        "--model.init",
-        "pytorch",
-    ]
+    words += ["--data.ranges", "[[0.1, 1.0], [4.9, 5.0]]"]
+    words += ["--train.lr", 3e-3, "--model.init", "pytorch"]
     words += ["--train.validate-every", 0, "--train.threads", 1]
     words += ["--train.robust_lr", "null" if kind == "null" else 1e-3]
     words += [] if kind == "null" else ["--train.robust_update", kind]
@@ -70,8 +64,7 @@ def main() -> None:
         "`sine-10shot/tr_maml` with 9 groups of amplitudes from 0.1 to 1 and one from 4.9 to 5, "
         f"{ITERATIONS} iterations of 25 tasks, Adam 3e-3, torch's initial weights, inner rate "
         "0.01, weights by steps of 1e-3; mean squared error ± 95 % interval from 10 points after "
-        "one inner step, over "
-        f"{PER_GROUP} tasks of seed 0 for each bin of amplitudes that is 0.1 wide."
+        f"one inner step, about {PER_GROUP} tasks of seed 0 for each bin of amplitudes, 0.1 wide."
     )
     header = ["trained by", *RANGES, "worst of 49 bins", "time"]
     write(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 
 from innerloop import cite
 from innerloop.config import METHODS, MODELS, SOURCES
 from innerloop.config.sources import Published
-from innerloop.data.published import published
-from innerloop.recipes import RECIPES
+from innerloop.data.published import Dataset
 
 ENTRIES = cite.entries()
 TABLES = (cite.METHODS, cite.MODELS, cite.DATA, cite.OPTIMIZERS, cite.OUTER)
@@ -19,11 +19,7 @@ TABLES = (cite.METHODS, cite.MODELS, cite.DATA, cite.OPTIMIZERS, cite.OUTER)
 def test_every_kind_of_piece_is_in_a_table() -> None:
     assert set(cite.METHODS) == set(METHODS)
     assert set(cite.MODELS) == set(MODELS)
-    families = {name.partition("-5w")[0] for name in RECIPES}
-    named = {f for f in families if f in cite.DATA} | {"cub"}
-    assert set(cite.DATA) == (set(SOURCES) - {Published.kind}) | named
-    assert {"mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100"} <= set(cite.DATA)
-    assert published is not None
+    assert set(cite.DATA) == (set(SOURCES) - {Published.kind}) | set(get_args(Dataset))
     for kind in METHODS:
         assert cite.METHODS[kind] or kind == "scratch"
 
@@ -58,6 +54,11 @@ def test_papers_of_a_run_come_once_and_the_methods_first() -> None:
     assert keys == ("finn2017maml", "lake2015omniglot", "kingma2015adam")
     keys = cite.cited(method="maml", model="mlp", data="sine", optimizer="sgd", outer=["robust_lr"])
     assert keys == ("finn2017maml", "collins2020trmaml")
+    outer = ["outer_hyper"]
+    keys = cite.cited(method="deml", model="mlp", data="cub", optimizer="sgd", outer=outer)
+    assert keys[:2] == ("zhou2018deml", "li2017metasgd"), "its learner is Meta-SGD"
+    assert keys[2:4] == ("behl2019alpha", "baydin2018hypergradient")
+    assert keys[4:] == ("wah2011cub", "chen2019closer"), "the photographs and their split"
     assert not cite.cited(method="scratch", model="mlp", data="folder", optimizer="sgd")
 
 

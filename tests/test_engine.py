@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import Batch, Method, Task, methods
+from innerloop.core.types import Params
 from innerloop.estimate import (
     Adjoint,
     FiniteDifference,
@@ -18,9 +19,10 @@ from innerloop.estimate import (
     ForwardOverReverse,
     Unrolled,
 )
+from innerloop.learn import GradientLearner
 from innerloop.models import Conv4
 from innerloop.scope import Only
-from innerloop.solve import PerLayerPerStep
+from innerloop.solve import GradientDescent, PerLayerPerStep
 from innerloop.tape import Tape
 
 
@@ -103,6 +105,20 @@ def test_zeros_that_are_written_into_are_not_dropped() -> None:
     torch.testing.assert_close(tape(x), into(x))
 
 
+def test_a_sum_with_zeros_is_kept_where_its_other_half_is_written_into() -> None:
+    def into(x: Tensor) -> list[Tensor]:
+        half, seen = x * 2.0, x * 3.0
+        view = seen.view(3, 1)
+        kept, too = half + torch.zeros_like(half), seen + torch.zeros_like(seen)
+        half *= 5.0
+        view += 7.0
+        return [kept, too, half, seen]
+
+    x = torch.arange(3.0)
+    tape = Tape(into, x)
+    torch.testing.assert_close(tape(x), into(x))
+
+
 def test_a_result_that_is_read_later_is_not_written_over() -> None:
     def function(x: Tensor) -> list[Tensor]:
         kept, lost = x * 2.0, x * 3.0
@@ -133,7 +149,14 @@ def test_a_compiled_sum_keeps_its_factor() -> None:
     """Inductor makes addmm of a + alpha (b c), without alpha (torch 2.13)."""
 
     def function(a: Tensor, b: Tensor, c: Tensor) -> list[Tensor]:
-        return [torch.add(a, b @ c, alpha=-0.4), torch.sub(a, b @ c, alpha=3.0)]
+        written = a * 1.0
+        written.add_(c @ b, alpha=0.3)
+        return [
+            torch.add(a, b @ c, alpha=-0.4),
+            torch.sub(a, b @ c, alpha=3.0),
+            torch.add(a * 2.0, b @ c, alpha=-0.4),  # written over its first argument
+            written,
+        ]
 
     inputs = [torch.arange(4.0).view(2, 2) + i for i in range(3)]
     tape = Tape(function, *inputs)
@@ -174,6 +197,26 @@ def test_other_methods(name: str) -> None:
     same(traced.use("traced"), eager, draw(3))
 
 
+@pytest.mark.parametrize("steps", [2, 9])
+def test_first_order_needs_no_second_derivatives(steps: int) -> None:
+    class Distances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.centres = nn.Parameter(torch.randn(4, 5, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cdist(x, self.centres, p=1.0)
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 5), Distances(), nn.Linear(4, 2)).double()
+
+    eager, traced = (methods.fomaml(model(), lr=0.1, steps=steps, chunk=1) for _ in range(2))
+    same(traced.use("traced"), eager, draw(3))
+    with pytest.raises(NotImplementedError):
+        methods.maml(model(), lr=0.1, steps=steps, chunk=1).meta_gradient(draw(3))
+
+
 def test_an_outer_step_is_seen() -> None:
     method, tasks = methods.maml(perceptron(), lr=0.1, steps=1).use("traced"), draw(3)
     first = method.meta_gradient(tasks)
@@ -209,6 +252,33 @@ def test_other_shapes_and_modes_are_recorded_anew() -> None:
         same(method, methods.maml(method.learner.model, lr=0.1, steps=1), draw(3, tasks=tasks))
     with pytest.raises(ValueError, match=r"draws random numbers .* engine=\"eager\""):
         method.train().meta_gradient(draw(3))
+
+
+def test_an_inner_loss_may_depend_on_the_step() -> None:
+    class Tempered(GradientLearner):
+        def __init__(self) -> None:
+            super().__init__(perceptron(), GradientDescent(0.5, 9))
+            self.register_buffer("factors", torch.ones(9, dtype=torch.float64))
+
+        def inner_losses(self, meta: Params, t: int, phi: Params, support: Batch) -> Tensor:
+            return self.factors[t] * super().inner_losses(meta, t, phi, support)
+
+    eager, traced = (Method("tempered", Tempered(), Adjoint()) for _ in range(2))
+    same(traced.use("traced"), eager, draw(3))  # recorded while all steps are alike
+    for method in (eager, traced):
+        method.learner.factors.copy_(torch.linspace(1.0, 0.0, 9))
+    same(traced, eager, draw(3))
+
+
+def test_another_type_of_weights_is_recorded_anew() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 3), nn.Flatten(), nn.Linear(6, 2))
+    method, (support, query) = methods.maml(model, lr=0.1, steps=2), draw(3)
+    x = torch.arange(8).view(4, 2).expand(3, 4, 2) % 7
+    tasks = Task(Batch(x, support.y), Batch(x.flip(1), query.y[:, :4]))
+    method.use("traced").meta_gradient(tasks)
+    method.double()
+    same(method, methods.maml(model, lr=0.1, steps=2), tasks)
 
 
 def test_a_model_that_looks_at_values_is_refused() -> None:

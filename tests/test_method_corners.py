@@ -71,6 +71,21 @@ def test_truncation_counts_from_where_a_tolerance_ended_the_loop() -> None:
     assert not torch.allclose(truncated(1), truncated(0), rtol=1e-3)
 
 
+class Held(GradientLearner):
+    """Gradient descent within a box: no step of the solver alone."""
+
+    def step(self, meta, t, phi, grad, losses, state):
+        phi, state = super().step(meta, t, phi, grad, losses, state)
+        return {k: v.clamp(-0.3, 0.3) for k, v in phi.items()}, state
+
+
+def test_a_learner_may_step_as_it_likes() -> None:
+    def found(estimator: Estimator) -> Tensor:
+        return gradient(Method("m", Held(net(), GradientDescent(0.5, 3)), estimator), draw())
+
+    close(found(Adjoint()), found(Unrolled()))
+
+
 def test_inference_mode_adapts_all_the_same() -> None:
     method, tasks = methods.maml(net(), lr=0.3, steps=2), draw()
     expected = method.query_outputs(tasks)

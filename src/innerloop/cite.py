@@ -15,7 +15,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "boil": ("oh2021boil",),
     "meta_sgd": ("li2017metasgd",),
     "alpha_maml": ("behl2019alpha",),
-    "deml": ("zhou2018deml",),
+    "deml": ("zhou2018deml", "li2017metasgd"),
     "cavia": ("zintgraf2019cavia",),
     "maml_plus_plus": ("antoniou2019mamlpp",),
     "bias_transformation": ("finn2017imitation",),
@@ -58,14 +58,14 @@ DATA: dict[str, tuple[str, ...]] = {
     "tiered-imagenet": ("ren2018tiered",),
     "cifar-fs": ("bertinetto2019r2d2",),
     "fc100": ("oreshkin2018tadam",),
-    "cub": ("wah2011cub",),
+    "cub": ("wah2011cub", "chen2019closer"),
 }
 """By the kind of the source, or the name of the published data set; its split included."""
 
 OPTIMIZERS: dict[str, tuple[str, ...]] = {"adam": ("kingma2015adam",), "sgd": ()}
 
 OUTER: dict[str, tuple[str, ...]] = {
-    "outer_hyper": ("behl2019alpha",),
+    "outer_hyper": ("behl2019alpha", "baydin2018hypergradient"),
     "robust_lr": ("collins2020trmaml",),
 }
 """By the setting of the outer loop that switches a method of its own on."""

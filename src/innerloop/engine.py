@@ -183,7 +183,7 @@ def _kind(estimator: Estimator, learner: Learner, meta: Params, tasks: Task) -> 
         learner.phase,
         *((t.shape, t.dtype) for batch in tasks for t in batch),
         tasks.support.x.device,
-        tuple(v.requires_grad for v in meta.values()),
+        tuple((v.dtype, v.requires_grad) for v in meta.values()),
         _model(learner).modes,
         _model(learner).precision,
         torch.get_float32_matmul_precision(),

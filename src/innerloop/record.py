@@ -14,7 +14,7 @@ from .core.loop import Point
 from .core.types import Batch, MetaGradient, Params, Task
 from .estimate.curvature import Where
 from .estimate.sweep import Adjoint, FirstOrder, outer_gradient, pull_start, pull_step, spacing
-from .learn import functional
+from .learn import GradientLearner, functional
 from .learn.model_call import ModelCall
 from .tape import Inputs, Tape
 
@@ -206,7 +206,8 @@ class Stepped(Record):
         self._step = self._tape(turns.step, meta, phi, *data[:2])
         self._outer = self._tape(turns.outer, meta, phi, *data)
         lam = self._outer(*held, phi, *data)[1 : 1 + len(phi)]
-        self._turn = self._tape(turns.turn, meta, phi, lam, *data[:2])
+        if self._first < self._steps:  # first order runs where second derivatives do not exist
+            self._turn = self._tape(turns.turn, meta, phi, lam, *data[:2])
         self._end = self._tape(turns.end, meta, lam, *data[:2])
 
     def __call__(self, meta: Params, tasks: Task) -> MetaGradient:
@@ -253,6 +254,7 @@ def record(
         isinstance(estimator, Adjoint | FirstOrder)
         and isinstance(learner, IterativeLearner)
         and learner.plain
+        and type(learner).inner_losses is GradientLearner.inner_losses  # whatever the step
         and learner.tolerance is None
         and learner.outer_weights() is None
         and learner.steps >= LONG

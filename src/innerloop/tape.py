@@ -32,6 +32,8 @@ _FRESH = (
     _aten.mul.Tensor,
 )
 """Operations whose results have memory of their own."""
+_SCALED = (_aten.add.Tensor, _aten.sub.Tensor, _aten.add_.Tensor, _aten.sub_.Tensor)
+"""Operations with a factor for their second argument."""
 _ELEMENTWISE = (
     _aten.add.Tensor,
     _aten.sub.Tensor,
@@ -118,7 +120,8 @@ def _compiled(graph: fx.GraphModule, flat: list[Tensor], on_gpu: bool) -> Callab
     with torch.no_grad(), _quiet("torch._inductor.ir"):  # it names operations it calls as they are
         run = cast(Callable[..., Any], compile_fx(graph, flat, config_patches=options))
         run(*flat)
-    return run
+    # A CUDA graph writes its results to the same memory again at the next call.
+    return (lambda *given: [t.clone() for t in run(*given)]) if on_gpu else run
 
 
 def _spell_out_factors(module: fx.GraphModule) -> None:
@@ -127,7 +130,7 @@ def _spell_out_factors(module: fx.GraphModule) -> None:
     Seen in torch 2.13.
     """
     for node in list(module.graph.nodes):
-        if node.target in (_aten.add.Tensor, _aten.sub.Tensor) and "alpha" in node.kwargs:
+        if node.target in _SCALED and "alpha" in node.kwargs:
             with module.graph.inserting_before(node):
                 scaled = module.graph.call_function(
                     _aten.mul.Tensor, (node.args[1], node.kwargs["alpha"])
@@ -234,25 +237,46 @@ def _lift(graph: fx.Graph) -> None:
 
 
 def _add_no_zeros(graph: fx.Graph) -> None:
-    """a + 0 is a: autograd writes zeros for derivatives that vanish, such as a ReLU's second."""
+    """a + 0 is a: autograd writes zeros for derivatives that vanish, such as a ReLU's second.
+
+    Only where nothing writes into one of the three: both names may then be one.
+    """
+    written = _written(graph)
     for node in list(graph.nodes):
-        if node.target != _aten.add.Tensor or node.kwargs or not _only_read(node):
+        if node.target != _aten.add.Tensor or node.kwargs or node in written:
             continue
         for kept, other in (node.args, node.args[::-1]):
-            if _is_zeros(other) and isinstance(kept, fx.Node) and _alike(kept, node):
+            if not isinstance(kept, fx.Node) or not isinstance(other, fx.Node):
+                continue
+            if other.target not in _ZEROS or {_origin(kept), other} & written:
+                continue
+            if _alike(kept, node):
                 node.replace_all_uses_with(kept)
                 graph.erase_node(node)
                 break
 
 
-def _is_zeros(value: object) -> bool:
-    return isinstance(value, fx.Node) and value.target in _ZEROS and _only_read(value)
+def _written(graph: fx.Graph) -> set[fx.Node]:
+    """What is written into, by itself or through a view of it."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for i, argument in enumerate(() if schema is None else schema.arguments):
+            if argument.is_write:
+                given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
+                fx.node.map_arg(given, lambda value: found.add(_origin(value)))
+    return found
 
 
-def _only_read(node: fx.Node) -> bool:
-    """Whether nothing writes into this value: both names of it may then be one."""
-    schemas = (getattr(user.target, "_schema", None) for user in node.users)
-    return not any(schema is not None and schema.is_mutable for schema in schemas)
+def _origin(node: fx.Node) -> fx.Node:
+    """The operation that made the memory in which this value lies."""
+    while node.args and isinstance(node.args[0], fx.Node):
+        schema = getattr(node.target, "_schema", None)
+        aliases = schema is not None and any(r.alias_info is not None for r in schema.returns)
+        if not aliases and node.target is not operator.getitem:
+            break
+        node = node.args[0]
+    return node
 
 
 def _alike(a: fx.Node, b: fx.Node) -> bool:

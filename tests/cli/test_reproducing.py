@@ -63,7 +63,8 @@ def test_a_table_in_parts(study: Study, tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main([*words, "--methods", "anil", "--minutes", "2.5"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "train.minutes is 5.0 there and 2.5 now" in said and "--out" in said
+    assert "train.minutes is 5.0 there and 2.5 now; go on with --train.minutes 5.0" in said
+    assert "--out" in said
 
     assert main([*words, "--methods", "anil"]) == 0, "it goes on"
     found = rows(out)
@@ -73,6 +74,9 @@ def test_a_table_in_parts(study: Study, tmp_path: Path, capsys: pytest.CaptureFi
     assert found["nil"]["status"] == "not tested yet", "its run is there, its test is not"
     text = (out / "table.md").read_text(encoding="utf-8")
     assert "96.2 (nobody)" in text and "## 5-way 1-shot" in text
+    made = text.splitlines()[2].partition("`: for a test")[0]
+    assert made.startswith("`innerloop reproduce glyphs --budget cpu --data.queries 1")
+    assert "--train.iterations 4" in made and "--minutes" not in made
     assert "| scratch | not run yet |" in text
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
@@ -87,6 +91,9 @@ def test_a_table_in_parts(study: Study, tmp_path: Path, capsys: pytest.CaptureFi
     assert results["anil-15"].digest != results["anil-1"].digest
     assert results["nil-15"].method["method"] == "nil" and results["nil-15"].steps == 0
     assert rows(out)["nil"]["outer_steps"] == "4", "the cost is that of the weights"
+    assert main(["reproduce", "glyphs", "--out", str(out), "--table"]) == 0
+    again = (out / "table.md").read_text(encoding="utf-8")
+    assert made in again, "the settings are those of the runs"
     assert not [p for p in out.rglob("*") if p.name.startswith(".")]
 
 
@@ -116,8 +123,10 @@ def test_one_bad_cell_does_not_stop_the_others(
     [
         (["omniglott"], "did you mean omniglot?"),
         (["omniglot", "--methods", "mamml"], "did you mean maml?"),
+        (["omniglot", "--method", "protonet"], "rows are chosen with --methods"),
         (["omniglot", "--minutes", "-1"], "train.minutes: expected a number above 0"),
         (["omniglot", "--train.l", "1"], "train.l: unknown key"),
+        (["omniglot", "--table", "--out", "typo"], "typo holds no run of this table"),
         (["omniglot"], "no Omniglot in"),
     ],
 )

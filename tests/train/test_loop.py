@@ -310,7 +310,7 @@ def test_the_best_validations_are_kept(tmp_path: Path) -> None:
         for p in (paths[0], tmp_path / "whole" / "best" / checkpoint.WEIGHTS)
     )
     assert all(torch.equal(first[k], top[k]) for k in top)
-    with pytest.raises(FileNotFoundError, match=r"of 3 best validations.*--train.keep_best 5"):
+    with pytest.raises(FileNotFoundError, match=r"of 3 validations.*--train.keep_best 5"):
         checkpoint.best_of(tmp_path / "whole", 5)
 
 
@@ -343,3 +343,22 @@ def test_a_score_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
         "00000004",
         "00000003",
     ]
+
+
+def test_a_validation_that_is_no_number_is_not_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter((float("nan"), -3.0, -4.0, float("nan")))
+
+    def validate(*args: Any, **settings: Any) -> dict[str, float]:
+        score = next(left)
+        return {"mse": -score, "score": score}
+
+    monkeypatch.setattr("innerloop.train.loop.validate", validate)
+    config = small(iterations=8)
+    state = train(*config.build(), config.train, seed=0, run_dir=tmp_path)
+    assert (state.best_score, state.best_step) == (-3.0, 4)
+    assert checkpoint.load_weights(checkpoint.weights_of(tmp_path), config.build()[0]) == {
+        "step": "4",
+        "score": "-3.0",
+    }

@@ -192,6 +192,7 @@ def test_the_rate_is_that_of_the_hypergradient() -> None:
         ({"outer_hyper": 1e-5, "schedule": "cosine"}, "schedule=constant"),
         ({"inner_hyper": 1e-5}, "outer_hyper: missing"),
         ({"normalised_hyper": True}, "outer_hyper: missing"),
+        ({"robust_update": "exponentiated"}, "robust_lr: missing"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changed: Any, word: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -68,14 +70,23 @@ def reproduce_command(
     """Train and test what is missing, one cell after the other, and write the table after each."""
     console = Console()
     study = study_of(dataset, budget)
+    for key, value in settings:
+        if key in ("method.kind", "data.kind"):
+            raise ValueError(
+                f"expected settings that all rows can share, got --{key} {value}: rows are chosen "
+                "with --methods, and the data set is the word after reproduce"
+            )
     folder = out or Path("runs") / f"reproduce-{dataset}-{budget}"
     everything = plan(study, settings, minutes, folder)
     asked = choose(study, methods)
     chosen = [p for p in everything if p.cell.method in asked]
     command = f"innerloop reproduce {dataset} --budget {budget}"
-    if minutes is not None:
-        command += f" --minutes {minutes:g}"
     failed: dict[str, str] = {}
+    if table and not any((p.folder / CONFIG).exists() for p in everything):
+        raise ValueError(
+            f"{folder} holds no run of this table: name the folder that does with --out DIR, or "
+            "leave --table out to train them"
+        )
     if not table:
         check(chosen)
         for planned in chosen:
@@ -138,19 +149,21 @@ def check(chosen: Sequence[Planned]) -> None:
         ConfigError: a folder holds a run with other settings.
     """
     sources.build(chosen[0].config.data, chosen[0].config.test, "cpu")
-    problems = []
+    folders: dict[str, list[str]] = {}
     for planned in chosen:
         if not (planned.folder / CONFIG).exists():
             continue
         check_folder(planned.config, planned.folder, resume=True)
         old, new = plain(stored(planned.folder).train), plain(planned.config.train)
-        problems += [
-            f"{planned.folder}: train.{key} is {old.get(key)!r} there and {new.get(key)!r} now; "
-            "choose another folder: --out DIR"
-            for key in new
-            if old.get(key) != new[key] and key not in HARMLESS
-        ]
-    if problems:
+        for key in new:
+            if old.get(key) != new[key] and key not in HARMLESS:
+                said = (
+                    f"train.{key} is {old.get(key)!r} there and {new[key]!r} now; go on with "
+                    f"--train.{key} {_typed(old.get(key))}, or choose another folder: --out DIR"
+                )
+                folders.setdefault(said, []).append(planned.folder.name)
+    if folders:
+        problems = [f"{', '.join(dict.fromkeys(v))}: {k}" for k, v in folders.items()]
         raise ConfigError("the runs that are there", problems)
 
 
@@ -191,7 +204,29 @@ def publish(
 ) -> tuple[Path, Path]:
     """The table of what is there, as Markdown and as CSV; cells that are not there say so."""
     rows = [row(study, planned) for planned in everything]
-    return write_tables(folder, study.title, f"`{command}`: {study.about}.", rows)
+    typed = " ".join([command, *changed(study, everything, rows)])
+    return write_tables(folder, study.title, f"`{typed}`: {study.about}.", rows)
+
+
+def changed(study: Study, everything: Sequence[Planned], rows: Sequence[Row]) -> list[str]:
+    """What was typed after the command for the runs that are there: settings that they share.
+
+    Read from the runs, so that a table that is only written again says it too.
+    """
+    plans = {p.cell: _dotted(plain(p.config)) for p in plan(study, (), None, Path())}
+    runs = {
+        p.cell: _dotted(plain(found.config))
+        for p, found in zip(everything, rows, strict=True)
+        if (p.folder / CONFIG).exists()
+    }
+    words = []
+    for key in dict.fromkeys(key for run in runs.values() for key in run):
+        values = [run.get(key) for run in runs.values()]
+        new = any(run.get(key) != plans[cell].get(key) for cell, run in runs.items())
+        if new and all(value == values[0] for value in values):
+            name = "minutes" if key == "train.minutes" else key
+            words.append(f"--{name} {_typed(values[0])}")
+    return words
 
 
 def row(study: Study, planned: Planned) -> Row:
@@ -213,3 +248,19 @@ def row(study: Study, planned: Planned) -> Row:
         queries=planned.shot,
         published=study.published.get(cell.method, {}).get(planned.setting),
     )
+
+
+def _dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by the names that they are typed with."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _dotted(value, f"{before}{key}.")
+        else:
+            found[before + key] = value
+    return found
+
+
+def _typed(value: object) -> str:
+    """A setting's value as a word of a command line."""
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))

@@ -97,7 +97,8 @@ def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
         return
     before = stored(run_dir)
     changed = [
-        f"{path}: {old!r} in {run_dir / CONFIG}, {new!r} now; only train.* settings may change"
+        f"{path}: {old!r} in {run_dir / CONFIG}, {new!r} now, which is another run: leave it as it "
+        "was, or choose another folder: --run DIR"
         for path, old, new in _differences(plain(before), plain(config))
     ]
     if config.train.outer_hyper is not None and config.train.lr != before.train.lr:

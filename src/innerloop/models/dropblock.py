@@ -63,9 +63,9 @@ class RampedDropBlock(DropBlock):
     reached = min(1, p / until) at fraction p of the run, which `innerloop.Method.progress` tells.
 
     Source: code of Lee et al. 2019, where 40 000 calls, two per batch, are a third of the run.
-    There the count is kept on the layer, so it also grows during validation, and under `DataParallel`,
-    which the released commands for miniImageNet and tieredImageNet use, it is lost with the
-    replicas after every call.
+    There the count is kept on the layer, so it also grows during validation, and under
+    `DataParallel`, which the released commands for miniImageNet and tieredImageNet use, it is lost
+    with the replicas after every call.
     """
 
     def __init__(self, drop: float = 0.1, size: int = 5, *, until: float = 1 / 3) -> None:

@@ -125,8 +125,9 @@ def best_of(run_dir: Path, count: int) -> list[Path]:
     paths = [path for *_, path in ranked(run_dir)]
     if len(paths) < count:
         raise FileNotFoundError(
-            f"{run_dir} holds the weights of {len(paths)} best validations, and {count} were asked "
-            f"for: train with --train.keep_best {count} (it keeps them from 2 on)"
+            f"{run_dir} has kept the weights of {len(paths)} validations, and {count} were asked "
+            f"for: train with --train.keep_best {max(2, count)} and at least as many validations "
+            "(train.validate_every)"
         )
     return paths[:count]
 

@@ -7,6 +7,7 @@ that was never stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -256,7 +257,8 @@ class _Run:
             ranks=self.ranks,
         )
         score = numbers.pop("score")
-        if state.best_score is None or score > state.best_score:
+        best = state.best_score
+        if best is None or math.isnan(best) or score > best:
             state.best_score, state.best_step = score, state.step
             if self.ranks.first:
                 checkpoint.save_best(self.run_dir, self.method, state)

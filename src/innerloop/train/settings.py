@@ -84,4 +84,9 @@ class Settings:
                 "outer_hyper: missing; inner_hyper and normalised_hyper belong to a learned outer "
                 "rate, such as outer_hyper=1e-6"
             )
+        if self.robust_lr is None and self.robust_update != "projected":
+            found.append(
+                "robust_lr: missing; robust_update belongs to weighted groups of tasks, such as "
+                "robust_lr=1e-3"
+            )
         return found
