@@ -54,7 +54,7 @@ def numbers(recipes: list[Recipe]) -> Table:
             recipe.name,
             f"{train.iterations}{limit}",
             str(train.meta_batch),
-            "" if steps is None else f"{steps} x {lr:g}",
+            " x ".join(f"{n:g}" for n in (steps, lr) if n is not None),
             f"{train.optimizer} {train.lr:g} {train.schedule}",
             recipe.paper,
         )

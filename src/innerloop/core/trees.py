@@ -62,7 +62,11 @@ def gradient(losses: Tensor, inputs: Params, *, create_graph: bool = False) -> P
     if not wanted or not losses.requires_grad:
         return {}
     found = torch.autograd.grad(
-        losses.sum(), list(wanted.values()), create_graph=create_graph, allow_unused=True
+        losses,
+        list(wanted.values()),
+        torch.ones_like(losses),  # the sum's own node would cost two more passes
+        create_graph=create_graph,
+        allow_unused=True,
     )
     return {k: g for k, g in zip(wanted, found, strict=True) if g is not None}
 

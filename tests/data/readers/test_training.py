@@ -72,4 +72,4 @@ def test_every_published_set_has_its_recipes():
             assert config.method == METHODS["maml"](lr=0.05, steps=5)  # 0.01 on the summed loss
     wide = recipe("mini-imagenet-5w5s/protonet")
     assert (wide.data.way, wide.test.way, wide.model.filters) == (20, 5, 64)
-    assert len([name for name in RECIPES if name.startswith("tiered-imagenet-")]) == 20
+    assert len([name for name in RECIPES if name.startswith("tiered-imagenet-")]) == 22
