@@ -31,7 +31,7 @@ from ..core.types import Batch, MetaGradient, Params, Task
 from .curvature import Curvature, Linearised, ReverseOverReverse, Where, gradient_at
 from .unrolled import Unrolled
 
-KEPT_STEPS, KEPT_BYTES = 16, 12 * 2**20
+KEPT_STEPS, KEPT_BYTES = 16, 8 * 2**20
 """Every state is kept up to this many inner steps, or while all of them together are this small."""
 
 
@@ -41,7 +41,7 @@ class Adjoint(Estimator):
     `curvature` supplies the Hessian-vector products (`ReverseOverReverse`, `ForwardOverReverse`,
     `FiniteDifference`). `last=n` keeps the curvature of the last n steps only (truncated; 0 is
     first order). `store_every=k` keeps every k-th phi and recomputes the others, k steps at a time;
-    by default all are kept up to 16 steps, and beyond as many as fit into 12 MiB (at least about
+    by default all are kept up to 16 steps, and beyond as many as fit into 8 MiB (at least about
     2 sqrt(K)), at the price of up to one more inner gradient per step. `store_every=1` keeps all:
     fastest.
     """
