@@ -4,7 +4,7 @@ The first chunk of a kind runs eagerly; then the same Python is run once more un
 writes down every tensor operation of the inner loop, the outer loss and the sweep. Later chunks
 replay the list: no module calls, no autograd, no graph in memory, each value dropped after its last
 use. It is pruned first: derivatives that nothing reads are not computed. The list can be handed to
-`torch.compile` as one graph without breaks.
+PyTorch's compiler as one graph without breaks.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Recorder(Estimator):
     A kind is the shapes, types and device of the tasks, the learner's train/eval flags, what is
     learned, and what the progress of training has changed (`phase`). Python values (a learning
     rate, the number of steps, what a loss closes over) are recorded as they are at the first call.
-    `compiled` passes the record through `torch.compile`, which needs a C++ compiler on a CPU and
+    `compiled` passes the record through PyTorch's compiler, which needs a C++ compiler on a CPU and
     takes from ten seconds to minutes, once per kind.
 
     Raises ValueError, saying why, where a computation depends on values: random layers, inner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .estimate.curvature import Where
 from .estimate.sweep import Adjoint, FirstOrder, outer_gradient, pull_start, pull_step, spacing
 from .learn import GradientLearner, functional
 from .learn.model_call import ModelCall
-from .tape import Inputs, Tape
+from .tape import Tape, Tree
 
 LONG = 8
 """Inner steps from which a step is recorded once, in place of all of them one behind the other."""
@@ -30,8 +30,8 @@ class Record(ABC):
 
     def __init__(self, estimator: Estimator, call: ModelCall, learner: Learner, meta: Params):
         self._call = call
-        self._own = {k: k for k, _ in learner.named_buffers() if not k.startswith("model.")}
-        self._slots = functional.slots(learner, self._own)
+        own = {k: k for k, _ in learner.named_buffers() if not k.startswith("model.")}
+        self._slots = functional.slots(learner, own)
         self._learned = {k: v.requires_grad for k, v in meta.items()}
         self.tapes: list[Tape] = []
 
@@ -70,31 +70,22 @@ class Record(ABC):
                 'values in Python. Use engine="eager"'
             )
 
-    def _tape(
-        self, function: Callable[..., list[Tensor]], meta: Params, *inputs: list[Tensor] | Tensor
-    ) -> Tape:
+    def _tape(self, function: Callable[..., Iterable[Tree]], meta: Params, *inputs: Tree) -> Tape:
         """A tape of `function(meta, *inputs)`, its buffers inputs as well."""
 
-        def run(
-            values: list[Tensor], buffers: list[Tensor], held: list[Tensor], *rest: Tensor
-        ) -> list[Tensor]:
-            leaves = {
-                k: v.detach().requires_grad_(learned)
-                for (k, learned), v in zip(self._learned.items(), values, strict=True)
-            }
-            settings = dict(zip(self._own, held, strict=True))
-            with self._call.given_buffers(buffers), functional.placed(self._slots, settings):
+        def run(values: Params, buffers: list[Tensor], own: Params, *rest: Tree) -> Iterable[Tree]:
+            leaves = {k: v.detach().requires_grad_(self._learned[k]) for k, v in values.items()}
+            with self._call.given_buffers(buffers), functional.placed(self._slots, own):
                 return function(leaves, *rest)
 
         made = Tape(run, *self._held(meta), *inputs)
         self.tapes.append(made)
         return made
 
-    def _held(self, meta: Params) -> Inputs:
+    def _held(self, meta: Params) -> list[Tree]:
         """What every tape reads: meta-parameters, the model's buffers, the learner's own."""
-        held = [home[key] for home, key, _ in self._slots]
-        buffers = list(self._call.buffers().values())
-        return [v.detach() for v in meta.values()], buffers, held
+        own = {name: home[key] for home, key, name in self._slots}
+        return [trees.detach(meta), list(self._call.buffers().values()), own]
 
 
 class Whole(Record):
@@ -104,77 +95,51 @@ class Whole(Record):
         self, estimator: Estimator, call: ModelCall, learner: Learner, meta: Params, tasks: Task
     ):
         super().__init__(estimator, call, learner, meta)
-        self._names: list[str] = []
-        self._stats: list[str] = []
 
-        def run(leaves: Params, *data: Tensor) -> list[Tensor]:
+        def run(leaves: Params, *data: Tensor) -> Iterable[Tree]:
             found = estimator(learner, leaves, _task(*data))
-            self._names, self._stats = list(found.grads), list(found.stats)
-            return [found.loss, *found.grads.values(), *found.stats.values()]
+            return found.loss, found.grads, found.stats
 
         self._run = self._tape(run, meta, *_data(tasks))
 
     def __call__(self, meta: Params, tasks: Task) -> MetaGradient:
-        loss, *rest = self._run(*self._held(meta), *_data(tasks))
-        grads = dict(zip(self._names, rest, strict=False))
-        return MetaGradient(loss, grads, dict(zip(self._stats, rest[len(grads) :], strict=True)))
+        return MetaGradient(*self._run(*self._held(meta), *_data(tasks)))
 
 
 class _Turns:
-    """What the sweep of gradient descent at a constant rate does, as functions of lists.
-
-    phi and lam are in the order of `phi_names`; the other names are of the last call.
-    """
+    """What the sweep of gradient descent at a constant rate does, part by part."""
 
     def __init__(self, learner: IterativeLearner, sweep: Adjoint):
         self.learner, self.sweep = learner, sweep
-        self.phi_names: list[str] = []
-        self.direct: list[str] = []
-        self.stats: list[str] = []
-        self.found: list[str] = []
-        self.pulled: list[str] = []
 
-    def start(self, leaves: Params, *support: Tensor) -> list[Tensor]:
+    def start(self, leaves: Params, *support: Tensor) -> Iterable[Tree]:
         """phi_0."""
         with torch.no_grad():
-            phi = self.learner.start(trees.detach(leaves), Batch(*support))
-        self.phi_names = list(phi)
-        return list(phi.values())
+            return [self.learner.start(trees.detach(leaves), Batch(*support))]
 
-    def step(self, leaves: Params, phi: list[Tensor], *support: Tensor) -> list[Tensor]:
+    def step(self, leaves: Params, phi: Params, *support: Tensor) -> Iterable[Tree]:
         """phi_{t+1} from phi_t."""
-        fixed, point = trees.detach(leaves), Point(0, self._named(phi), {})
-        after = loop.advance(self.learner, fixed, Batch(*support), point, 1)
-        return list(next(after).phi.values())
+        point = Point(0, phi, {})
+        after = loop.advance(self.learner, trees.detach(leaves), Batch(*support), point, 1)
+        return [next(after).phi]
 
-    def outer(self, leaves: Params, phi: list[Tensor], *data: Tensor) -> list[Tensor]:
+    def outer(self, leaves: Params, phi: Params, *data: Tensor) -> Iterable[Tree]:
         """The outer loss, lam, the direct gradient in meta, stats."""
-        at, tasks = self._named(phi), _task(*data)
-        outcome, lam, direct = outer_gradient(self.learner, leaves, at, tasks)
-        stats = loop.summary(outcome, tasks)
-        self.direct, self.stats = list(direct), list(stats)
-        lams = [lam[k] if k in lam else torch.zeros_like(v) for k, v in at.items()]
-        return [outcome.losses.sum(), *lams, *direct.values(), *stats.values()]
+        tasks = _task(*data)
+        outcome, lam, direct = outer_gradient(self.learner, leaves, phi, tasks)
+        lam = {k: lam[k] if k in lam else torch.zeros_like(v) for k, v in phi.items()}
+        return outcome.losses.sum(), lam, direct, loop.summary(outcome, tasks)
 
-    def turn(
-        self, leaves: Params, phi: list[Tensor], lam: list[Tensor], *support: Tensor
-    ) -> list[Tensor]:
+    def turn(self, leaves: Params, phi: Params, lam: Params, *support: Tensor) -> Iterable[Tree]:
         """lam before step t from lam after it, and what the step adds to the gradient in meta."""
-        point = Point(0, self._named(phi), {})
-        where = Where(self.learner, leaves, 0, point.phi, Batch(*support))
+        where = Where(self.learner, leaves, 0, phi, Batch(*support))
         inner = self.sweep.curvature.at(where)
-        pulled, _, found = pull_step(where, point, self._named(lam), {}, inner)
-        self.found = list(found)
-        return [*(pulled[k] for k in self.phi_names), *found.values()]
+        pulled, _, found = pull_step(where, Point(0, phi, {}), lam, {}, inner)
+        return {k: pulled[k] for k in phi}, found
 
-    def end(self, leaves: Params, lam: list[Tensor], *support: Tensor) -> list[Tensor]:
+    def end(self, leaves: Params, lam: Params, *support: Tensor) -> Iterable[Tree]:
         """What the start adds to the gradient in meta."""
-        found = pull_start(self.learner, leaves, Batch(*support), self._named(lam))
-        self.pulled = list(found)
-        return list(found.values())
-
-    def _named(self, values: list[Tensor]) -> Params:
-        return dict(zip(self.phi_names, values, strict=True))
+        return [pull_start(self.learner, leaves, Batch(*support), lam)]
 
 
 class Stepped(Record):
@@ -199,45 +164,41 @@ class Stepped(Record):
             learner, trees.detach(meta), tasks.support, limit=KEPT_BYTES
         )
         self._first = 0 if sweep.last is None else max(0, learner.steps - sweep.last)
-        self._turns = turns = _Turns(learner, sweep)
-        data, held = _data(tasks), self._held(meta)
+        turns, held, data = _Turns(learner, sweep), self._held(meta), _data(tasks)
         self._start = self._tape(turns.start, meta, *data[:2])
-        phi = [t.clone() for t in self._start(*held, *data[:2])]
+        (phi,) = self._start(*held, *data[:2])
+        phi = {k: v.clone() for k, v in phi.items()}
         self._step = self._tape(turns.step, meta, phi, *data[:2])
         self._outer = self._tape(turns.outer, meta, phi, *data)
-        lam = self._outer(*held, phi, *data)[1 : 1 + len(phi)]
+        lam = self._outer(*held, phi, *data)[1]
         if self._first < self._steps:  # first order runs where second derivatives do not exist
             self._turn = self._tape(turns.turn, meta, phi, lam, *data[:2])
         self._end = self._tape(turns.end, meta, lam, *data[:2])
 
     def __call__(self, meta: Params, tasks: Task) -> MetaGradient:
         held, data = self._held(meta), _data(tasks)
-        kept: dict[int, list[Tensor]] = {}
-        phi = self._start(*held, *data[:2])
-        count = len(phi)
+        support = data[:2]
+        kept: dict[int, Params] = {}
+        (phi,) = self._start(*held, *support)
         for t in range(self._steps):
             if t % self._every == 0 and t + self._every > self._first:
                 kept[t] = phi
-            phi = self._step(*held, phi, *data[:2])
-        loss, *rest = self._outer(*held, phi, *data)
-        lam, rest = rest[:count], rest[count:]
-        total = dict(zip(self._turns.direct, rest, strict=False))
-        stats = dict(zip(self._turns.stats, rest[len(total) :], strict=True))
+            (phi,) = self._step(*held, phi, *support)
+        loss, lam, total, stats = self._outer(*held, phi, *data)
         for t in reversed(range(self._first, self._steps)):
-            rest = self._turn(*held, self._phi(t, kept, held, data), lam, *data[:2])
-            lam, found = rest[:count], rest[count:]
-            total = trees.merge(total, dict(zip(self._turns.found, found, strict=True)))
-        pulled = self._end(*held, lam, *data[:2])
-        total = trees.merge(total, dict(zip(self._turns.pulled, pulled, strict=True)))
+            lam, found = self._turn(*held, self._phi(t, kept, held, support), lam, *support)
+            total = trees.merge(total, found)
+        (found,) = self._end(*held, lam, *support)
+        total = trees.merge(total, found)
         return MetaGradient(loss, {k: total[k] for k in self._names}, stats)
 
     def _phi(
-        self, t: int, kept: dict[int, list[Tensor]], held: Inputs, data: list[Tensor]
-    ) -> list[Tensor]:
+        self, t: int, kept: dict[int, Params], held: list[Tree], support: list[Tensor]
+    ) -> Params:
         """phi_t, never asked for again; what lies between a kept one and it is recomputed."""
         nearest = max(s for s in kept if s <= t)
         for s in range(nearest, t):
-            kept[s + 1] = self._step(*held, kept[s], *data[:2])
+            (kept[s + 1],) = self._step(*held, kept[s], *support)
         return kept.pop(t)
 
 

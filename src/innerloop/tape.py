@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -14,54 +13,33 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .core import checks
+from .core.types import Params
+from .pruning import prune
 
 _aten = torch.ops.aten
-_COPIES = (_aten.detach.default, _aten.alias.default)
-"""Operations that give back their input: without autograd there is nothing to detach from."""
-_MASKED = (_aten.convolution_backward.default, _aten.native_batch_norm_backward.default)
-"""Operations whose last argument says which of their results are wanted."""
-_ZEROS = (_aten.zeros_like.default, _aten.zeros.default, _aten.new_zeros.default)
-_FRESH = (
-    _aten.convolution.default,
-    _aten.convolution_backward.default,
-    _aten.native_batch_norm.default,
-    _aten.native_batch_norm_backward.default,
-    _aten.max_pool2d_with_indices_backward.default,
-    _aten.addcmul.default,
-    _aten.add.Tensor,
-    _aten.mul.Tensor,
-)
-"""Operations whose results have memory of their own."""
 _SCALED = (_aten.add.Tensor, _aten.sub.Tensor, _aten.add_.Tensor, _aten.sub_.Tensor)
 """Operations with a factor for their second argument."""
-_ELEMENTWISE = (
-    _aten.add.Tensor,
-    _aten.sub.Tensor,
-    _aten.mul.Tensor,
-    _aten.neg.default,
-    _aten.zeros_like.default,
-)
 
-
-Inputs = tuple[list[Tensor] | Tensor, ...]
+Tree = Tensor | list[Tensor] | Params
+"""What a recorded function takes and gives, part by part."""
 
 
 class Tape:
-    """`function` of lists of tensors, with what it did to `inputs` written down.
+    """`function` of tensors, lists and dictionaries of them, with what it did to `inputs` written
+    down. It returns such parts as well, and later calls give them under the same names.
 
     Raises ValueError where an operation depends on values.
     """
 
-    def __init__(self, function: Callable[..., list[Tensor]], *inputs: list[Tensor] | Tensor):
-        lengths = [len(i) if isinstance(i, list) else None for i in inputs]
+    def __init__(self, function: Callable[..., Iterable[Tree]], *inputs: Tree):
+        taken = [_layout(part) for part in inputs]
         # Of an expanded tensor no other can take the place: its entries share memory.
         flat = [t.clone() if 0 in t.stride() else t for t in _flat(inputs)]
 
         def run(*tensors: Tensor) -> list[Tensor]:
-            left = iter(tensors)
-            return function(
-                *(next(left) if n is None else list(itertools.islice(left, n)) for n in lengths)
-            )
+            found = list(function(*_parts(taken, tensors)))
+            self._given = [_layout(part) for part in found]
+            return _flat(found)
 
         try:
             with checks.recording():
@@ -73,17 +51,17 @@ class Tape:
             ) from error
         prune(graph)
         self.operations = len(graph.graph.nodes)
-        self._run: Callable[..., list[Tensor]] = graph
+        self._run: Callable[..., Iterable[Tensor]] = graph
         self._kinds = [(t.shape, t.stride(), t.dtype, t.device) for t in flat]
 
-    def __call__(self, *inputs: list[Tensor] | Tensor) -> list[Tensor]:
+    def __call__(self, *inputs: Tree) -> list[Any]:
         # Operations were chosen for memory as it lay then, and do not look again.
         flat = [
             t if t.stride() == kind[1] else _empty(kind).copy_(t)
             for t, kind in zip(_flat(inputs), self._kinds, strict=True)
         ]
         with torch.no_grad():
-            return list(self._run(*flat))
+            return _parts(self._given, self._run(*flat))
 
     def hasten(self, compiled: bool) -> bool:
         """Hand the list to the compiler, or on a GPU make it one launch; whether that was done."""
@@ -97,8 +75,35 @@ class Tape:
         return compiled or on_gpu
 
 
-def _flat(inputs: Inputs) -> list[Tensor]:
-    return [t for part in inputs for t in (part if isinstance(part, list) else [part])]
+def _layout(part: Tree) -> int | list[str] | None:
+    """None for a tensor, the length of a list, the keys of a dictionary."""
+    if isinstance(part, Tensor):
+        return None
+    return list(part) if isinstance(part, dict) else len(part)
+
+
+def _flat(parts: Iterable[Tree]) -> list[Tensor]:
+    flat: list[Tensor] = []
+    for part in parts:
+        if isinstance(part, Tensor):
+            flat.append(part)
+        else:
+            flat += part.values() if isinstance(part, dict) else part
+    return flat
+
+
+def _parts(layouts: list[int | list[str] | None], flat: Iterable[Tensor]) -> list[Any]:
+    """What `_flat` made flat."""
+    left = iter(flat)
+    found: list[Tree] = []
+    for layout in layouts:
+        if layout is None:
+            found.append(next(left))
+        elif isinstance(layout, int):
+            found.append(list(itertools.islice(left, layout)))
+        else:
+            found.append({k: next(left) for k in layout})
+    return found
 
 
 def _empty(kind: tuple[Any, ...]) -> Tensor:
@@ -152,7 +157,7 @@ def _quiet(logger: str) -> Iterator[None]:
 class _Launched:
     """A recorded list of operations as one CUDA graph: launched at once, nothing waits."""
 
-    def __init__(self, run: Callable[..., list[Tensor]], *inputs: Tensor):
+    def __init__(self, run: Callable[..., Iterable[Tensor]], *inputs: Tensor):
         self._inputs = own = [t.clone() for t in inputs]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -161,130 +166,10 @@ class _Launched:
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.no_grad(), torch.cuda.graph(self._graph):
-            self._outputs = run(*own)
+            self._outputs = list(run(*own))
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given, non_blocking=True)
         self._graph.replay()
         return [t.clone() for t in self._outputs]
-
-
-def prune(module: fx.GraphModule) -> None:
-    """Drop what nothing reads, and the task axis of a chunk of one task."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target in _COPIES:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    _lift(graph)
-    _add_no_zeros(graph)
-    graph.eliminate_dead_code()
-    for node in graph.nodes:
-        if node.target in _MASKED:
-            read = {user.args[1] for user in node.users}
-            mask = [bool(wanted) and i in read for i, wanted in enumerate(node.args[-1])]
-            node.args = (*node.args[:-1], mask)
-    _reuse(graph)
-    graph.lint()
-    module.recompile()
-
-
-def _reuse(graph: fx.Graph) -> None:
-    """ReLU and sums write over an argument that nobody reads afterwards: less memory to touch."""
-    for node in list(graph.nodes):
-        if node.target not in (
-            _aten.relu.default,
-            _aten.threshold_backward.default,
-            _aten.add.Tensor,
-        ):
-            continue
-        first = node.args[0]
-        if not isinstance(first, fx.Node) or len(first.users) > 1 or not _alike(first, node):
-            continue
-        made_by: Any = first.args[0] if first.target is operator.getitem else first
-        if made_by.target not in _FRESH or first.meta["val"].stride() != node.meta["val"].stride():
-            continue
-        if node.target == _aten.threshold_backward.default:
-            node.target = _aten.threshold_backward.grad_input
-            node.kwargs = {"grad_input": first}
-        else:
-            node.target = _aten.relu_.default if len(node.args) == 1 else _aten.add_.Tensor
-
-
-def _lift(graph: fx.Graph) -> None:
-    """Move the task axis of a chunk of one task out of elementwise operations, where it cancels.
-
-    op(unsqueeze(a), unsqueeze(b)) becomes unsqueeze(op(a, b)), and squeeze(unsqueeze(a)) becomes a:
-    an operation on a small tensor takes no longer than a change of its shape.
-    """
-    bare: dict[fx.Node, fx.Node] = {}
-    for node in list(graph.nodes):
-        tensors = [a for a in node.args if isinstance(a, fx.Node)]
-        if (node.target == _aten.unsqueeze.default and node.args[1] == 0) or (
-            node.target == _aten.expand.default and _shape(node) == (1, *_shape(node.args[0]))
-        ):
-            bare[node] = node.args[0]
-        elif node.target == _aten.squeeze.dim and node.args[1] == 0 and node.args[0] in bare:
-            node.replace_all_uses_with(bare[node.args[0]])
-        elif node.target in _ELEMENTWISE and all(a in bare for a in tensors) and tensors:
-            with graph.inserting_before(node):
-                args = tuple(bare[a] if isinstance(a, fx.Node) else a for a in node.args)
-                inner = graph.call_function(node.target, args, dict(node.kwargs))
-                outer = graph.call_function(_aten.unsqueeze.default, (inner, 0))
-            node.replace_all_uses_with(outer)
-            bare[outer] = inner
-
-
-def _add_no_zeros(graph: fx.Graph) -> None:
-    """a + 0 is a: autograd writes zeros for derivatives that vanish, such as a ReLU's second.
-
-    Only where nothing writes into one of the three: both names may then be one.
-    """
-    written = _written(graph)
-    for node in list(graph.nodes):
-        if node.target != _aten.add.Tensor or node.kwargs or node in written:
-            continue
-        for kept, other in (node.args, node.args[::-1]):
-            if not isinstance(kept, fx.Node) or not isinstance(other, fx.Node):
-                continue
-            if other.target not in _ZEROS or {_origin(kept), other} & written:
-                continue
-            if _alike(kept, node):
-                node.replace_all_uses_with(kept)
-                graph.erase_node(node)
-                break
-
-
-def _written(graph: fx.Graph) -> set[fx.Node]:
-    """What is written into, by itself or through a view of it."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        for i, argument in enumerate(() if schema is None else schema.arguments):
-            if argument.is_write:
-                given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
-                fx.node.map_arg(given, lambda value: found.add(_origin(value)))
-    return found
-
-
-def _origin(node: fx.Node) -> fx.Node:
-    """The operation that made the memory in which this value lies."""
-    while node.args and isinstance(node.args[0], fx.Node):
-        schema = getattr(node.target, "_schema", None)
-        aliases = schema is not None and any(r.alias_info is not None for r in schema.returns)
-        if not aliases and node.target is not operator.getitem:
-            break
-        node = node.args[0]
-    return node
-
-
-def _alike(a: fx.Node, b: fx.Node) -> bool:
-    one, other = a.meta.get("val"), b.meta.get("val")
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return False
-    return one.shape == other.shape and one.dtype == other.dtype
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["val"].shape) if "val" in node.meta else (-1,)

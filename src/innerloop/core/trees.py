@@ -58,17 +58,7 @@ def norm(a: Params) -> Tensor:
 
 def gradient(losses: Tensor, inputs: Params, *, create_graph: bool = False) -> Params:
     """The gradient of the sum of `losses`; only inputs that they depend on appear in it."""
-    wanted = {k: v for k, v in inputs.items() if v.requires_grad}
-    if not wanted or not losses.requires_grad:
-        return {}
-    found = torch.autograd.grad(
-        losses,
-        list(wanted.values()),
-        torch.ones_like(losses),  # the sum's own node would cost two more passes
-        create_graph=create_graph,
-        allow_unused=True,
-    )
-    return {k: g for k, g in zip(wanted, found, strict=True) if g is not None}
+    return pull([losses], inputs, [torch.ones_like(losses)], create_graph=create_graph)
 
 
 def pull(

@@ -35,7 +35,7 @@ class Settings:
     threads: CPU threads of a process (0: torch's own choice, and 1 for each of several workers).
     workers: processes of this machine that share each meta-batch (1: this process does it all).
     engine: how meta-gradients are executed: "eager", "traced" (recorded once, then replayed) or
-        "compiled" (recorded, then through torch.compile).
+        "compiled" (recorded, then compiled).
     precision: "bfloat16" runs the model in it; the meta-gradient is then no longer exact.
     device: "auto" takes an accelerator if there is one; else "cpu", "cuda", "cuda:1", "mps", ...
     tensorboard: also write TensorBoard files; needs `pip install innerloop[tensorboard]`.
