@@ -119,7 +119,7 @@ class Method(nn.Module):
 
         "eager" runs Python and autograd for every chunk of tasks. "traced" records a chunk's tensor
         operations at its first call and replays them afterwards, on as many cores as torch may use,
-        each with its own tasks. "compiled" also passes the record through PyTorch's compiler. Results
+        each with its own tasks. "compiled" then compiles the record. Results
         agree to rounding; see `innerloop.engine.Recorder` for what is recorded and what cannot be.
 
         `precision="bfloat16"` runs the model in bfloat16, here and in `adapt` and `query_outputs`;

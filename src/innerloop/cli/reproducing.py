@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rich.console import Console
 from rich.text import Text
@@ -16,6 +16,7 @@ from ..config import RunConfig, check_folder, plain, sources, stored
 from ..config.launch import CONFIG
 from ..config.schema import ConfigError, nearest
 from ..evaluate import Evaluable, EvaluationResult
+from ..evaluate.report import dotted
 from ..method import Method
 from ..methods import nil
 from ..recipes import recipe
@@ -213,9 +214,9 @@ def changed(study: Study, everything: Sequence[Planned], rows: Sequence[Row]) ->
 
     Read from the runs, so that a table that is only written again says it too.
     """
-    plans = {p.cell: _dotted(plain(p.config)) for p in plan(study, (), None, Path())}
+    plans = {p.cell: dotted(plain(p.config)) for p in plan(study, (), None, Path())}
     runs = {
-        p.cell: _dotted(plain(found.config))
+        p.cell: dotted(plain(found.config))
         for p, found in zip(everything, rows, strict=True)
         if (p.folder / CONFIG).exists()
     }
@@ -248,17 +249,6 @@ def row(study: Study, planned: Planned) -> Row:
         queries=planned.shot,
         published=study.published.get(cell.method, {}).get(planned.setting),
     )
-
-
-def _dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by the names that they are typed with."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _dotted(value, f"{before}{key}.")
-        else:
-            found[before + key] = value
-    return found
 
 
 def _typed(value: object) -> str:

@@ -159,18 +159,19 @@ def _settings(result: EvaluationResult, settings: Mapping[str, Any]) -> str:
         page.facts("Evaluation", run),
     ]
     if settings:
-        parts.append(page.facts("Configuration", _flat(settings)))
+        parts.append(page.facts("Configuration", {k: str(v) for k, v in dotted(settings).items()}))
     return page.columns(*parts)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested settings by the names that they are typed with."""
+    found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= dotted(value, f"{before}{key}.")
         else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
+            found[f"{before}{key}"] = value
+    return found
 
 
 def _data(result: EvaluationResult) -> str:
