@@ -4,7 +4,7 @@ Run: python benchmarks/alpha_maml.py        (about a minute on one thread; resum
 Writes benchmarks/results/alpha_maml.md.
 """
 
-from bench import RUNS, evaluated, heading, table, trained, write
+from bench import RUNS, evaluated, heading, table, takes_no_options, trained, write
 
 from innerloop.train.log import read_metrics
 
@@ -48,4 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

@@ -6,6 +6,7 @@ goes on, so every benchmark can be interrupted and called again.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import subprocess
 import sys
@@ -19,6 +20,12 @@ from innerloop.train.log import read_metrics
 RUNS = Path("runs/benchmarks")
 RESULTS = Path("benchmarks/results")
 ENDED = "training-ended"
+
+
+def takes_no_options(doc: str) -> None:
+    """Show a script's own words for --help, and refuse what it would ignore."""
+    form = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=doc, formatter_class=form).parse_args()
 
 
 def innerloop(*words: object) -> None:

@@ -12,7 +12,7 @@ import shutil
 import zipfile
 from pathlib import PurePosixPath
 
-from bench import RUNS, heading, table, write
+from bench import RUNS, heading, table, takes_no_options, write
 from photographs import adapted
 
 from innerloop.data.cache import data_folder
@@ -49,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from bench import heading, table, write
+from bench import heading, table, takes_no_options, write
 from memory import draw
 from torch import Tensor, nn
 
@@ -241,4 +241,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

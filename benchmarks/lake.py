@@ -9,7 +9,7 @@ Run: INNERLOOP_DATA=FOLDER python benchmarks/lake.py      (about 6 minutes; resu
 
 import math
 
-from bench import heading, spent, table, trained, write
+from bench import heading, spent, table, takes_no_options, trained, write
 
 from innerloop.config import load
 from innerloop.core.types import Task
@@ -72,4 +72,5 @@ MODELS: dict[str, tuple[object, ...]] = {
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

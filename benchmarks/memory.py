@@ -12,6 +12,7 @@ import multiprocessing
 import statistics
 
 import torch
+from bench import takes_no_options
 
 from innerloop import Batch, Task, methods
 from innerloop.core.contract import Estimator
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

@@ -7,7 +7,7 @@ training and test, ink = 1, Conv4-64 with strides and batch statistics (transduc
 depends on the number of queries beside each other: 15 per class, and 1 per class as in MAML's code.
 """
 
-from bench import evaluated, heading, spent, table, trained, write
+from bench import evaluated, heading, spent, table, takes_no_options, trained, write
 
 PAPER = "98.7 ± 0.4"
 
@@ -33,4 +33,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

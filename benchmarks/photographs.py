@@ -12,7 +12,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from bench import RUNS, evaluated, heading, innerloop, spent, table, trained, write
+from bench import (
+    RUNS,
+    evaluated,
+    heading,
+    innerloop,
+    spent,
+    table,
+    takes_no_options,
+    trained,
+    write,
+)
 
 from innerloop.data.cache import data_folder
 
@@ -99,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

@@ -9,7 +9,7 @@ import statistics
 import time
 
 import torch
-from bench import heading, table, write
+from bench import heading, table, takes_no_options, write
 from speed_engines import relative_error
 from speed_rows import ROWS
 
@@ -65,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

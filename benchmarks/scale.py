@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from bench import heading, table, write
+from bench import heading, table, takes_no_options, write
 from episodes import five_way, made_up
 
 from innerloop import methods
@@ -287,4 +287,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import torch
-from bench import ENDED, RUNS, evaluated, heading, spent, table, trained, write
+from bench import ENDED, RUNS, evaluated, heading, spent, table, takes_no_options, trained, write
 
 from innerloop import Batch, Task
 from innerloop.config import load
@@ -207,4 +207,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

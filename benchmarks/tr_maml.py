@@ -7,7 +7,7 @@ Writes benchmarks/results/tr_maml.md.
 from pathlib import Path
 
 import torch
-from bench import heading, spent, table, trained, write
+from bench import heading, spent, table, takes_no_options, trained, write
 from torch import Tensor
 
 from innerloop.config import load
@@ -74,4 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    takes_no_options(__doc__)
     main()

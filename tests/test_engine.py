@@ -312,6 +312,8 @@ def test_what_cannot_be_recorded_says_why() -> None:
         (methods.imaml(perceptron()), "tolerance"),
         (methods.es_maml(perceptron()), "random"),
         (methods.reptile(perceptron(), batch_size=2), "outlives the task"),
+        (methods.dropgrad(perceptron()), "draws anew"),
+        (methods.proto_maml(perceptron(), head="2"), "labels name classes"),
     ):
         with pytest.raises(ValueError, match=word):
             method.use("traced")

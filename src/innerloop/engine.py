@@ -166,8 +166,8 @@ def _unrecordable(learner: Learner, estimator: Estimator) -> str | None:
         reason = "with a tolerance the number of steps depends on the task"
     elif learner.persistent:
         reason = "the solver's state outlives the task"
-    elif getattr(learner, "batch_size", None) is not None:
-        reason = "each call draws other mini-batches"
+    elif learner.varies is not None:
+        reason = learner.varies
     elif not estimator.recordable:
         reason = f"`{type(estimator).__name__}` draws random numbers or solves to a tolerance"
     return None if reason is None else f'{reason}, so it cannot be recorded. Use engine="eager"'

@@ -124,6 +124,7 @@ def imaml(
     cg_steps: int = 5,
     tolerance: float | None = None,
     cg_tolerance: float | None = None,
+    cg_damping: float = 0.0,
     optimizer: Literal["descent", "newton"] = "descent",
 ) -> Method:
     """Adapt to a minimum near the initialisation; differentiate it by the implicit theorem.
@@ -132,6 +133,9 @@ def imaml(
     grad = (I + H/lam)^-1 grad L_query(phi*), by conjugate gradients.
 
     `tolerance` is the paper's delta (norm of the inner gradient), `cg_tolerance` its delta'.
+    `cg_damping` is added to lam in the linear system alone, as the authors' code does (22): where
+    the Hessian is not definite at phi, as with ReLU and batch statistics, it keeps the solve
+    stable, and turns the result from the implicit gradient towards the first-order one.
     `optimizer="newton"` is the Hessian-free variant: `steps` Newton steps, whose directions take
     `cg_steps` conjugate gradients each and whose lengths are searched for; `lr` is then not used.
 
@@ -145,7 +149,7 @@ def imaml(
         else NewtonCG(steps, cg_steps=cg_steps, tolerance=tolerance)
     )
     learner = GradientLearner(model, solver, loss=loss, norm=norm, penalty=Proximal(lam))
-    linear = ConjugateGradient(cg_steps, tolerance=cg_tolerance)
+    linear = ConjugateGradient(cg_steps, tolerance=cg_tolerance, damping=cg_damping)
     return Method("imaml", learner, Implicit(linear), chunk=chunk)
 
 

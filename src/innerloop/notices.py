@@ -49,7 +49,7 @@ class Notices:
         if "converged" in stats and not stats["converged"].all():
             self._seldom(
                 "the linear solve did not converge for %d of %d tasks (largest relative residual "
-                "%.3g); a larger penalty makes it easier",
+                "%.3g); a larger penalty, or damping of the solver, makes it easier",
                 stats["converged"],
                 stats["residual"],
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -40,6 +41,32 @@ def test_cg_solves_in_as_many_steps_as_there_are_distinct_eigenvalues() -> None:
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
     assert found.iterations.tolist() == [2, 3]
     assert found.converged.all()
+
+
+def test_damping_solves_the_shifted_system_where_the_other_is_indefinite() -> None:
+    a, product = systems([-2, -1, 1, 4, 9])
+    b, tree = right_hand_side(1)
+    assert not ConjugateGradient(5).solve(product, tree).converged.all()
+    found = ConjugateGradient(5, tolerance=1e-10, damping=3.0).solve(product, tree)
+    value = torch.cat([found.value["a"], found.value["b"]], 1)
+    shifted = a + 3 * torch.eye(5, dtype=torch.float64)
+    torch.testing.assert_close(value, torch.linalg.solve(shifted, b), rtol=1e-9, atol=1e-12)
+    assert found.converged.all()
+    assert found.residual.item() <= 1e-10
+
+
+def test_much_damping_leaves_the_direction_of_the_right_hand_side() -> None:
+    _, product = systems([-2, -1, 1, 4, 9])
+    b, tree = right_hand_side(1)
+    value = ConjugateGradient(5, damping=1e6).solve(product, tree).value
+    flat = torch.cat([value["a"], value["b"]], 1)
+    torch.testing.assert_close(1e6 * flat, b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
+def test_damping_must_not_be_negative(damping: float) -> None:
+    with pytest.raises(ValueError, match="damping"):
+        ConjugateGradient(damping=damping)
 
 
 def test_cg_error_obeys_the_bound_in_the_condition_number() -> None:

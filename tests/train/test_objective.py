@@ -190,6 +190,7 @@ def test_the_rate_is_that_of_the_hypergradient() -> None:
     ("changed", "word"),
     [
         ({"outer_hyper": 1e-5, "schedule": "cosine"}, "schedule=constant"),
+        ({"lr_end": 1e-5}, "lr_end: 1e-05 is where a schedule ends"),
         ({"inner_hyper": 1e-5}, "outer_hyper: missing"),
         ({"normalised_hyper": True}, "outer_hyper: missing"),
         ({"robust_update": "exponentiated"}, "robust_lr: missing"),

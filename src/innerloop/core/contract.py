@@ -77,7 +77,8 @@ class IterativeLearner(Learner):
     solver's state outlives the task; `remember` then takes its mean over tasks. `plain` says that a
     step is phi - (constant) g, so that dphi'/dphi is I - alpha H and nothing else. `searches` says
     that the next phi comes from `search` in place of `step`; then only the end of the way can be
-    differentiated.
+    differentiated. `varies` is None when all tasks of a shape meet the same tensor operations, else
+    the reason why they do not: such a learner cannot be recorded.
     """
 
     steps: int
@@ -86,6 +87,7 @@ class IterativeLearner(Learner):
     persistent: bool
     plain: bool
     searches: bool = False
+    varies: str | None = None
 
     @abstractmethod
     def start(self, meta: Params, support: Batch) -> Params:

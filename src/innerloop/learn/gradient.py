@@ -112,6 +112,12 @@ class GradientLearner(IterativeLearner):
         return self.solver.searches
 
     @property
+    def varies(self) -> str | None:  # type: ignore[override]
+        if self.batch_size is not None:
+            return "each call draws other mini-batches"
+        return self.solver.varies
+
+    @property
     def phase(self) -> object:
         return self.multi_step is not None and self.multi_step.over
 

@@ -52,6 +52,10 @@ class PrototypeStart(GradientLearner):
                 "start from the prototypes: adapt the head, or use ProtoLearner"
             )
 
+    @property
+    def varies(self) -> str | None:  # type: ignore[override]
+        return "the head has as many rows as the labels name classes"
+
     def start(self, meta: Params, support: Batch) -> Params:
         weight, bias = self._head_names()
         phi = super().start(meta, support)

@@ -32,6 +32,7 @@ class Transformed(Solver):
         super().__init__(base.steps, base.tolerance)
         self.base = base
         self.persistent = base.persistent
+        self.varies = base.varies
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
         self.base.bind(shapes, dtype)
@@ -76,6 +77,7 @@ class DropGrad(Transformed):
             raise ValueError(f'expected noise="binary", "gaussian" or "uniform", got {noise!r}')
         self.p = p
         self.noise = noise
+        self.varies = "gradient dropout draws anew at every call"
 
     def transform(self, hyper: Params, t: int, grad: Params) -> Params:
         if not self.training or self.p == 0:

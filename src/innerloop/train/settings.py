@@ -74,6 +74,11 @@ class Settings:
     def problems(self) -> list[str]:
         """What no single setting can tell."""
         found = []
+        if self.lr_end and self.schedule == "constant":
+            found.append(
+                f"lr_end: {self.lr_end:g} is where a schedule ends, and the rate stays; use "
+                "schedule=cosine or linear, or lr_end=0"
+            )
         if self.outer_hyper is not None and self.schedule != "constant":
             found.append(
                 f"schedule: {self.schedule!r} sets the rate that outer_hyper learns; use "
