@@ -20,17 +20,19 @@ def matching(
     *,
     reads: int | None = None,
     width: int | None = None,
+    temperature: float = 1.0,
     norm: Policy | None = None,
     chunk: Chunk = "auto",
 ) -> Method:
     """Classify by attention over the support set: the labels of what a query resembles.
 
     `model` gives features. `reads=K` embeds support and queries in full context, with K attention
-    steps, and `width` is then the number of features (see `MatchingLearner`).
+    steps, and `width` is then the number of features. `temperature` divides the cosines; less than
+    the paper's 1 learns faster (see `MatchingLearner`).
 
     Source: Vinyals et al. 2016, section 2.1 and appendix A.
     """
-    learner = MatchingLearner(model, reads=reads, width=width, norm=norm)
+    learner = MatchingLearner(model, reads=reads, width=width, temperature=temperature, norm=norm)
     return Method("matching", learner, Unrolled(), chunk=chunk)
 
 

@@ -31,9 +31,9 @@ def network():
     return mlp(2, None, (4,), activation="tanh").double()
 
 
-def probabilities(f, g, y, way):
+def probabilities(f, g, y, way, temperature):
     """p(k | x) for one query embedding f, support embeddings g and labels y."""
-    scores = [math.exp(torch.cosine_similarity(f, gi, dim=0)) for gi in g]
+    scores = [math.exp(torch.cosine_similarity(f, gi, dim=0) / temperature) for gi in g]
     return [
         sum(s for s, yi in zip(scores, y, strict=True) if yi == k) / sum(scores) for k in range(way)
     ]
@@ -71,10 +71,11 @@ def full_context(context: FullContext, support, query):
     return f, g
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
 @pytest.mark.parametrize("reads", [None, 1, 3])
-def test_outputs_are_the_papers_log_probabilities(reads):
+def test_outputs_are_the_papers_log_probabilities(reads, temperature):
     task, model = episodes(), network()
-    method = matching(model, reads=reads)
+    method = matching(model, reads=reads, temperature=temperature)
     outputs = method.query_outputs(task)[0]
     for i in range(2):
         f, g = (model(b.x[i]).detach() for b in (task.query, task.support))
@@ -82,7 +83,7 @@ def test_outputs_are_the_papers_log_probabilities(reads):
             with torch.no_grad():
                 f, g = full_context(method.learner.context, g, f)
         for j in range(4):
-            expected = probabilities(f[j], g, task.support.y[i], 3)
+            expected = probabilities(f[j], g, task.support.y[i], 3, temperature)
             assert outputs[i, j].exp().tolist() == pytest.approx(expected, rel=1e-10)
     torch.testing.assert_close(outputs.exp().sum(-1), torch.ones(2, 4).double())
 
@@ -98,7 +99,7 @@ def test_gradient_against_central_differences(reads):
 
 @pytest.mark.parametrize("reads", [None, 2])
 def test_adapted_module_predicts_as_the_method_does(reads):
-    method, task = matching(network(), reads=reads, norm="support"), episodes()
+    method, task = matching(network(), reads=reads, temperature=0.3, norm="support"), episodes()
     module = method.adapt(task.support.x[1], task.support.y[1])
     expected = method.query_outputs(task)[0, 1]
     torch.testing.assert_close(module(task.query.x[1]), expected, rtol=1e-12, atol=1e-12)
@@ -127,6 +128,11 @@ def test_order_of_the_support_set_counts_in_full_context_only():
 def test_any_number_of_classes_after_training():
     method = matching(network())
     assert method.query_outputs(episodes(way=5))[0].shape == (2, 4, 5)
+
+
+def test_temperature_is_above_zero():
+    with pytest.raises(ValueError, match="temperature > 0, got temperature=0"):
+        matching(network(), temperature=0)
 
 
 def test_full_context_needs_a_width():

@@ -10,12 +10,13 @@ from torch.nn.functional import normalize
 
 from ..core.types import Batch, Params
 from ..solve.cell import cell_step, cell_weights
+from ..solve.head import positive
 from .features import FeatureLearner, membership
 from .model_call import differentiable_kernels
 
 
 class MatchingLearner(FeatureLearner):
-    """p(k | x) = sum over support examples of class k of softmax_i(cos(f(x), g(x_i))).
+    """p(k | x) = sum over support examples of class k of softmax_i(cos(f(x), g(x_i)) / tau).
 
     The outputs are log p, so that cross-entropy is the paper's loss. The model maps inputs to
     features (n, d); any number of classes and shots, every class from 0 to the largest label of a
@@ -24,7 +25,11 @@ class MatchingLearner(FeatureLearner):
     With `reads=K` both are embedded in the context of the whole support set (see `FullContext`);
     then `width` is d, by default the model's `features`.
 
-    Source: Vinyals et al. 2016, eq. 1 and section 2.1.
+    Source: Vinyals et al. 2016, eq. 1 and section 2.1, where tau, the `temperature`, is 1. A cosine
+    ends at 1, so that p then stays below e^2 / (e^2 + C - 1) for one shot and C classes; the code
+    of Chen et al. 2019 (A Closer Look at Few-shot Classification) takes 0.01.
+
+    Raises ValueError unless temperature > 0.
     """
 
     def __init__(
@@ -33,9 +38,11 @@ class MatchingLearner(FeatureLearner):
         *,
         reads: int | None = None,
         width: int | None = None,
+        temperature: float = 1.0,
         norm: str | None = None,
     ):
         super().__init__(model, loss="cross_entropy", norm=norm)
+        self.temperature = positive("temperature", temperature)
         self.context: FullContext | None = None
         if reads is not None:
             width = width if width is not None else getattr(model, "features", None)
@@ -57,15 +64,19 @@ class MatchingLearner(FeatureLearner):
         found = self.features(meta, x, support.x)
         if self.context is not None:
             found = self.context.attend(_context(meta), found, phi["keys"])
-        return matches(found, phi["keys"], phi["member"])
+        return matches(found, phi["keys"], phi["member"], self.temperature)
 
     def materialise(self, phi: Params, support: Batch) -> nn.Module:
         model = self.call.materialise({}, support.x.squeeze(0))
         one = {k: v.squeeze(0) for k, v in phi.items()}
-        return MatchingClassifier(model, self.context, one["keys"], one["member"]).eval()
+        return MatchingClassifier(
+            model, self.context, one["keys"], one["member"], self.temperature
+        ).eval()
 
     def solver(self) -> str:
         told = "attention over the support set"
+        if self.temperature != 1:
+            told += f", temperature {self.temperature:g}"
         return told if self.context is None else f"{told}, full context, {self.context.reads} reads"
 
 
@@ -119,9 +130,17 @@ class MatchingClassifier(nn.Module):
     keys: Tensor
     member: Tensor
 
-    def __init__(self, model: nn.Module, context: FullContext | None, keys: Tensor, member: Tensor):
+    def __init__(
+        self,
+        model: nn.Module,
+        context: FullContext | None,
+        keys: Tensor,
+        member: Tensor,
+        temperature: float = 1.0,
+    ):
         super().__init__()
         self.model = model
+        self.temperature = temperature
         self.context: FullContext | None = None
         if context is not None:
             with torch.random.fork_rng(devices=[]):  # its weights are overwritten
@@ -136,12 +155,12 @@ class MatchingClassifier(nn.Module):
             if self.context is not None:
                 weights: Params = dict(self.context.named_parameters())
                 found = self.context.attend(weights, found, self.keys)
-            return matches(found, self.keys, self.member)
+            return matches(found, self.keys, self.member, self.temperature)
 
 
-def matches(found: Tensor, keys: Tensor, member: Tensor) -> Tensor:
+def matches(found: Tensor, keys: Tensor, member: Tensor, temperature: float) -> Tensor:
     """log p (…, q, C) for queries (…, q, d), support embeddings (…, n, d) and classes (…, n, C)."""
-    alike = normalize(found, dim=-1) @ normalize(keys, dim=-1).mT
+    alike = normalize(found, dim=-1) @ normalize(keys, dim=-1).mT / temperature
     # log(0) keeps an example out of the other classes' sums.
     of_class = alike.unsqueeze(-1) + member.log().unsqueeze(-3)
     return of_class.logsumexp(-2) - alike.logsumexp(-1, keepdim=True)

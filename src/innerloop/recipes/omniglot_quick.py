@@ -65,7 +65,7 @@ QUICK: dict[str, Quick] = {
     "r2d2": Quick({"lam": 1.0}),
     "lrd2": Quick({"lam": 1.0}),
     "metaoptnet": _FEATURES,
-    "matching": _FEATURES,
+    "matching": Quick({"temperature": 0.1}),
     "protonet": Quick(tasks=2, way=60),
     "pretrained": Quick({"lr": 0.1}, 20, train={"workers": 1, "threads": 2}),
     "scratch": Quick({"lr": 0.1}, 20, train={"iterations": 0, "workers": 1}),
@@ -101,9 +101,9 @@ def quick_omniglot(way: int, kind: str) -> RunConfig:
     5-shot run meets one shot (its 1-shot run: 12). ProtoNet: Snell et al. 2017, 60-way training.
     HF-MAML parts the support set, so it is trained on two shots. iMAML: conjugate gradients meet
     negative curvature at every lambda that lets a task move, so they are damped as in the released
-    code, to about 24; the rest is ours. R2-D2 and LR-D2: lambda 1
-    suits 64 pooled features, the authors' 50 goes with thousands. ES-MAML: sigma and pairs are
-    ours; its authors do control.
+    code, to about 24; the rest is ours. R2-D2 and LR-D2: lambda 1 suits 64 pooled features, the
+    authors' 50 goes with thousands. Matching: the temperature of 0.1 is ours, the paper has 1.
+    ES-MAML: sigma and pairs are ours; its authors do control.
     """
     quick = {**QUICK, **(MANY_WAYS if way == 20 else {})}[kind]
     shared = Settings(
