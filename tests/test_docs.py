@@ -287,3 +287,21 @@ def test_every_block_is_seen() -> None:
     for page in PAGES:
         fences = re.findall(r"^\s*```", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) == 2 * len(list(blocks(page))), name(page)
+
+
+def reproduced() -> Iterator[tuple[str, list[str]]]:
+    """Methods of the committed Omniglot table with a page, and both accuracies of every row."""
+    table = (ROOT / "benchmarks/results/reproduce-omniglot.md").read_text(encoding="utf-8")
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        page = ROOT / f"docs/methods/{cells[0].replace('_', '-')}.md"
+        if len(cells) > 2 and "±" in cells[1] and page.exists():
+            yield page.stem, cells[1:3]
+
+
+def test_pages_say_what_the_reproduced_table_says() -> None:
+    found = list(reproduced())
+    assert len(found) > 15
+    for stem, accuracies in found:
+        page = (ROOT / f"docs/methods/{stem}.md").read_text(encoding="utf-8")
+        assert all(f"| {value} |" in page for value in accuracies), stem
