@@ -147,8 +147,8 @@ def test_mistakes_leave_nothing_behind(
 def test_the_omniglot_tables_are_complete() -> None:
     """Every method that classifies, and every cell a recipe that exists."""
     cpu, paper = STUDIES["omniglot"]["cpu"], STUDIES["omniglot"]["paper"]
-    assert {cell.method for cell in cpu.cells} == set(METHODS) - {"deml"}
-    assert set(QUICK) | set(BORROWED) == set(METHODS) - {"deml"}
+    assert {cell.method for cell in cpu.cells} == set(METHODS)
+    assert set(QUICK) | set(BORROWED) == set(METHODS)
     assert set(MANY_WAYS) <= set(QUICK)
     few = [cell for cell in cpu.cells if cell.recipe.startswith("omniglot-5w1s-quick/")]
     assert len(few) == len(QUICK) + len(BORROWED)
