@@ -211,7 +211,18 @@ def test_paper_numbers() -> None:
     assert few.method.lr == pytest.approx(0.4 * 5) and few.method.steps == 1
     many = recipe("omniglot-20w5s/maml")
     assert many.method.lr == pytest.approx(0.1 * 20) and many.train.meta_batch == 16
-    assert recipe("omniglot-5w1s/imaml").train.eps == 1e-3 / 6
+    assert (few.model.init, few.model.features) == ("maml", "mean")
+    implicit = recipe("omniglot-5w1s/imaml")
+    assert (implicit.train.eps, implicit.model.init) == (1e-3 / 6, "imaml")
+    for family in ("omniglot-5w1s", "omniglot-20w1s", "folder-5w5s", "glyphs-5w1s"):
+        for kind in ("boil", "meta_sgd", "deml"):
+            one = recipe(f"{family}/{kind}")
+            assert (one.method.steps, one.evaluate.steps) == (1, 1), one.name
+    boil = recipe("mini-imagenet-5w5s/boil")
+    assert (boil.model.filters, boil.train.iterations, boil.train.meta_batch) == (64, 30_000, 4)
+    assert recipe("mini-imagenet-5w1s/reptile").model.pool == "max-same"
+    alpha = recipe("omniglot-5w1s-quick/alpha_maml").train
+    assert alpha.outer_hyper and alpha.inner_hyper and alpha.schedule == "constant"
     assert recipe("omniglot-20w1s/reptile").train.iterations == 200_000
 
 

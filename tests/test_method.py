@@ -15,7 +15,15 @@ from innerloop import Batch, Method, Task, methods
 from innerloop.estimate import Adjoint, FirstOrder, Implicit, Reptile, Unrolled
 from innerloop.learn import GradientLearner, ProtoLearner, per_task
 from innerloop.scope import Context, Except, Only
-from innerloop.solve import Adam, GradientDescent, Momentum, PerLayerPerStep, Proximal
+from innerloop.solve import (
+    Adam,
+    GradientDescent,
+    MetaLSTM,
+    Momentum,
+    PerLayerPerStep,
+    Proximal,
+    Sign,
+)
 
 TASKS, N, CLASSES = 3, 6, 3
 
@@ -303,6 +311,18 @@ REFUSALS = {
             Implicit(),
         ),
         "mini-batched support",
+    ),
+    "steps of one length": (
+        lambda m: Method(
+            "m",
+            GradientLearner(m, Sign(GradientDescent(0.1, 1)), penalty=Proximal(1.0)),
+            Implicit(),
+        ),
+        r"`Sign`: its steps have one length.*Use `GradientDescent`",
+    ),
+    "a learned update": (
+        lambda m: Method("m", GradientLearner(m, MetaLSTM(1), penalty=Proximal(1.0)), Implicit()),
+        r"`MetaLSTM`: a learned update rests",
     ),
     "no steps to sweep": (lambda m: Method("m", ProtoLearner(m), Adjoint()), "`Adjoint` needs"),
     "no steps for reptile": (lambda m: Method("m", ProtoLearner(m), Reptile()), "Use `Unrolled"),

@@ -108,3 +108,9 @@ def test_a_fraction_is_needed(held):
 def test_one_example_cannot_be_parted():
     with pytest.raises(ValueError, match="more shots"):
         parted(Batch(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.int64)), 0.5)
+
+
+@pytest.mark.parametrize(("shot", "held"), [(1, 0.5), (2, 0.2), (4, 0.1)])
+def test_each_class_is_needed_in_both_parts(shot, held):
+    with pytest.raises(ValueError, match=r"leaves a class out.*at least 2 shots"):
+        parted(episodes(shot).support, held)

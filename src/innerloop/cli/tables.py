@@ -79,6 +79,7 @@ def _markdown(title: str, about: str, rows: Sequence[Row]) -> str:
             "training",
             "peak memory",
             "BatchNorm",
+            "weights",
         ]
         way, shot = setting[:-1].split("w")
         lines += ["", f"## {way}-way {shot}-shot", ""]
@@ -99,7 +100,8 @@ def _facts(rows: Sequence[Row]) -> str:
     return (
         f"Accuracy ± 95 % interval over {all_of([str(r.tasks) for r in done])} test tasks of "
         f"classes never trained on ({all_of([r.source['source'] for r in done])}), "
-        f"seed {all_of([str(r.seed) for r in done])}, weights that were best on validation. "
+        f"seed {all_of([str(r.seed) for r in done])}, weights that were best on validation, or the "
+        "mean outputs of several, as the last column says. "
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, "
         f"{all_of([r.device.partition(' (')[0] for r in done])}, "
         f"torch {all_of([r.torch_version for r in done])}. BatchNorm `batch` uses the statistics "
@@ -112,7 +114,7 @@ def _facts(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     published = "–" if row.published is None else f"{row.published.value} ({row.published.source})"
     if row.many is None or row.few is None:
-        return [row.method, row.status, "", published, *[""] * 7]
+        return [row.method, row.status, "", published, *[""] * 8]
     cost, rate = row.cost, row.tasks_per_second
     workers = row.config.train.workers
     memory = "–" if cost.peak_memory is None else f"{cost.peak_memory / MIB:.0f} MiB"
@@ -128,7 +130,12 @@ def _cells(row: Row) -> list[str]:
         f"{cost.seconds / 60:.1f} min, {workers} process{'es' if workers > 1 else ''}",
         memory,
         row.many.method["norm"],
+        _weights(row.many),
     ]
+
+
+def _weights(result: EvaluationResult) -> str:
+    return result.method.get("ensemble", "best").replace("mean outputs of ", "mean of ")
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -139,7 +146,7 @@ def _csv(rows: Sequence[Row]) -> str:
         names += [f"accuracy_{protocol}", f"interval95_{protocol}"]
     names += ["test_tasks", "inner_steps", "outer_steps", "meta_batch", "train_way", "train_shot"]
     names += ["train_queries", "tasks_per_second", "seconds", "processes", "peak_memory", "norm"]
-    names += ["published", "published_in"]
+    names += ["weights", "published", "published_in"]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
@@ -154,7 +161,7 @@ def _csv(rows: Sequence[Row]) -> str:
             [row.setting, row.method, row.recipe, row.status, *scores, *tested, row.cost.step]
             + [train.meta_batch, data.way, data.shot, data.queries, "" if rate is None else rate]
             + [row.cost.seconds, train.workers, row.cost.peak_memory or ""]
-            + ["" if many is None else many.method["norm"]]
+            + (["", ""] if many is None else [many.method["norm"], _weights(many)])
             + (["", ""] if published is None else [published.value, published.source])
         )
     return text.getvalue()

@@ -21,9 +21,10 @@ class HessianFree(Estimator):
     G = v - alpha [g_h(theta + delta v) - g_h(theta - delta v)] / 2 delta,
 
     g_in and g_h on the first part and on the rest of the support set; `held` is the fraction of the
-    rest. Classes are shared out evenly, so two examples of each are needed. With more steps the
-    recurrence runs through all of them. `displacement` is delta |v|; see `FiniteDifference`.
-    With h = in this is `Adjoint(FiniteDifference())`. Adapting a task for use takes all examples.
+    rest. Classes are shared out evenly; ValueError where a part lacks one, so two shots are the
+    least. With more steps the recurrence runs through all of them. `displacement` is delta |v|; see
+    `FiniteDifference`. With h = in this is `Adjoint(FiniteDifference())`. Adapting a task for use
+    takes all examples.
 
     Source: Fallah, Mokhtari, Ozdaglar 2020 (HF-MAML).
     """
@@ -87,6 +88,13 @@ def parted(support: Batch, held: float) -> tuple[Batch, Batch]:
         # How many of its own class came before each example.
         rank = (member.cumsum(1) * member).sum(2)
         order = rank.argsort(dim=1, stable=True)
+        ordered = member.take_along_dim(order.unsqueeze(2), 1)
+        whole = [part.any(1) for part in (member, ordered[:, :count], ordered[:, count:])]
+        if not (whole[0] == whole[1] & whole[2]).all():
+            raise ValueError(
+                f"held={held:g} of {n} support examples leaves a class out of one of the two "
+                "parts: HF-MAML needs each in both, so at least 2 shots, and held near 0.5 for few"
+            )
 
     def rows(v: Tensor, chosen: Tensor) -> Tensor:
         return v.gather(

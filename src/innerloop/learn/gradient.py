@@ -91,6 +91,11 @@ class GradientLearner(IterativeLearner):
                 f"`{type(self.solver).__name__}` without a penalty: phi is not a stationary point "
                 "of anything. Add `penalty=Proximal(lam)`"
             )
+        if self.solver.restless is not None:
+            return (
+                f"`{type(self.solver).__name__}`: {self.solver.restless}. Use `GradientDescent` or "
+                "`NewtonCG`"
+            )
         if self.batch_size is not None:
             return (
                 "a mini-batched support: each step has another objective, so phi is stationary "

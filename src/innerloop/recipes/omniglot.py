@@ -14,9 +14,10 @@ def omniglot(way: int, shot: int, kind: str) -> RunConfig:
 
     MAML, FOMAML (Finn et al. 2017, section 5.2, appendix A.1 and code): inner rate 0.4 (5-way) or
     0.1 (20-way) on the summed loss, 1 or 5 steps, 3 or 5 at test, 32 or 16 tasks, as many queries
-    as shots, Adam 1e-3, 60 000 iterations, rotations at training and test, ink = 1. ANIL (Raghu et
-    al. 2020) takes MAML's numbers; BOIL (Oh et al. 2021) inner rate 0.5, Meta-SGD (Li et al. 2017)
-    rates in [0.005, 0.1], both with one step and 15 queries per class.
+    as shots, Adam 1e-3, 60 000 iterations, rotations at training and test, ink = 1, a head that
+    starts from N(0, 1). ANIL (Raghu et al. 2020) takes MAML's numbers; BOIL (Oh et al. 2021) inner
+    rate 0.5, Meta-SGD (Li et al. 2017) rates in [0.005, 0.1], both with one step, at test as well,
+    and 15 queries per class.
     """
     if kind == "reptile":
         return _omniglot_reptile(way, shot)
@@ -39,16 +40,15 @@ def omniglot(way: int, shot: int, kind: str) -> RunConfig:
         ours, queries = {"lr": 0.05, "steps": 1}, 15
     if kind in ("pretrained", "scratch"):
         ours = {}
+    steps = {"boil": 1, "meta_sgd": 1, "pretrained": 20, "scratch": 100}
     return RunConfig(
         name=f"omniglot-{way}w{shot}s/{kind}",
         data=Omniglot(way=way, shot=shot, queries=queries, rotate="augment"),
         test=Test(queries=shot),
-        model=Conv4(init="xavier"),
+        model=Conv4(init="maml" if kind in ("maml", "fomaml", "anil") else "xavier"),
         method=METHODS[kind](**ours),
         train=Settings(iterations=0 if kind == "scratch" else 60_000, meta_batch=32 if few else 16),
-        evaluate=Evaluate(
-            tasks=600, steps={"pretrained": 20, "scratch": 100}.get(kind, 3 if few else 5)
-        ),
+        evaluate=Evaluate(tasks=600, steps=steps.get(kind, 3 if few else 5)),
     )
 
 
@@ -89,14 +89,15 @@ def _omniglot_reptile(way: int, shot: int) -> RunConfig:
 def _omniglot_imaml(way: int, shot: int) -> RunConfig:
     """Rajeswaran et al. 2019: 16 (20-way: 25) inner steps at 0.1, lambda 2, 5 CG steps.
 
-    Code: 32 tasks, Adam 1e-3, 20 000 iterations, flattened features, rotations at training and
-    test, paper = 1; its matrix of conjugate gradients is that of lambda + 22. Its meta-gradient is
-    (lambda + 10) / lambda = 6 times as long as this one, which only Adam's eps of 1e-3 sees.
+    Code: 32 tasks, Adam 1e-3, 20 000 iterations, flattened features, its own initialisation,
+    rotations at training and test, paper = 1; its matrix of conjugate gradients is that of lambda +
+    22. Its meta-gradient is (lambda + 10) / lambda = 6 times as long as this one, which only Adam's
+    eps of 1e-3 sees.
     """
     return RunConfig(
         name=f"omniglot-{way}w{shot}s/imaml",
         data=Omniglot(way=way, shot=shot, queries=shot, rotate="augment", invert=False),
-        model=Conv4(features="flatten"),
+        model=Conv4(features="flatten", init="imaml"),
         method=METHODS["imaml"](
             lr=0.1, steps=16 if way == 5 else 25, lam=2.0, cg_steps=5, cg_damping=22.0
         ),

@@ -39,6 +39,8 @@ class MetaLSTM(Solver):
     Source: Ravi & Larochelle 2017, section 3; initial values from their code.
     """
 
+    restless = "a learned update rests where it has learned to, not where the gradient is zero"
+
     def __init__(
         self, steps: int, *, hidden: int = 20, block: int = 2**16, tolerance: float | None = None
     ):

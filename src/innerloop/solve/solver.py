@@ -17,12 +17,14 @@ class Solver(nn.Module, ABC):
     `steps` inner steps at most; with `tolerance`, a task stops once the norm of its inner gradient
     is at or below it. Learned hyper-parameters are the module's parameters. A solver that
     `searches` is asked by `search` in place of `step`. `varies` is the reason why its operations
-    are not the same at every call, if they are not.
+    are not the same at every call, if they are not; `restless` why its steps do not approach a
+    stationary point.
     """
 
     persistent = False
     searches = False
     varies: str | None = None
+    restless: str | None = None
 
     def __init__(self, steps: int, tolerance: float | None):
         super().__init__()

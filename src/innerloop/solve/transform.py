@@ -33,6 +33,7 @@ class Transformed(Solver):
         self.base = base
         self.persistent = base.persistent
         self.varies = base.varies
+        self.restless = base.restless
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
         self.base.bind(shapes, dtype)
@@ -107,6 +108,10 @@ class Sign(Transformed):
 
     Source: Fan, Ram, Liu 2021 (Sign-MAML).
     """
+
+    def __init__(self, base: Solver):
+        super().__init__(base)
+        self.restless = "its steps have one length everywhere and never come to rest"
 
     def transform(self, hyper: Params, t: int, grad: Params) -> Params:
         return {k: g.sign() for k, g in grad.items()}

@@ -27,6 +27,8 @@ class Case:
     `forward_mode` is False where torch has no forward-mode rule for a layer: then
     `ForwardOverReverse` must raise. `converged` marks proximal problems that are solved to the end,
     on which the implicit gradient must agree as well. `step` is that of the finite differences.
+    `constant_target` marks an outer loss with a part that depends on the weights and is held
+    constant: central differences see it move, so estimators are only compared with each other.
     `make` builds another learner on model and solver, which then says the rest for itself.
     """
 
@@ -44,6 +46,7 @@ class Case:
     inputs: Inputs = "numbers"
     forward_mode: bool = True
     converged: bool = False
+    constant_target: bool = False
     step: float = 1e-5
     make: Callable[[nn.Module, Solver], GradientLearner] | None = None
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.types import Params
-from ..learn import GradientLearner, MultiStep, PerStepNorm, PrototypeStart
+from ..learn import BootstrappedLearner, GradientLearner, MultiStep, PerStepNorm, PrototypeStart
 from ..learn.losses import per_task
 from ..scope import All, Context, Except, Only, Zeroed
 from ..solve import (
@@ -93,6 +93,8 @@ def _updates() -> Iterator[Case]:
                 affine,
                 partial(solvers.dropping, name, noise),
             )
+    for name in ("gradient descent", "Adam"):
+        yield Case(f"LayerNorm / {name}, sign", layered, partial(solvers.signed, name))
     for name in SOLVERS:
         yield Case(f"LayerNorm / {name}, meta-curvature", layered, partial(solvers.curved, name))
     # The update reads log|g|, or g below e^-10: a short step, so that none crosses from one to the
@@ -233,7 +235,7 @@ def _losses() -> Iterator[Case]:
 
 
 def _every_step() -> Iterator[Case]:
-    """Outer losses at every inner step, and BatchNorm parameters of every step (MAML++)."""
+    """Outer losses at every step or a bootstrapped one, and BatchNorm parameters of every step."""
     flat, picture = models.FLAT["BatchNorm, affine"], models.PICTURES["BatchNorm2d, affine"]
     for name in SOLVERS:
         per_step = partial(solvers.solver_of, name, PerLayerPerStep)
@@ -241,6 +243,14 @@ def _every_step() -> Iterator[Case]:
         yield Case(f"BatchNorm, affine / {name} / norm per step", flat, SOLVERS[name], make=_own)
         yield Case(f"BatchNorm, affine / {name} / MAML++", flat, per_step, make=_both)
     descent = SOLVERS["gradient descent"]
+    for name in SOLVERS:
+        yield Case(
+            f"BatchNorm, affine / {name} / bootstrapped",
+            flat,
+            SOLVERS[name],
+            constant_target=True,
+            make=BootstrappedLearner,
+        )
     yield Case("BatchNorm2d / gradient descent / MAML++", picture, descent, (1, 6, 6), make=_both)
     yield Case(
         "perceptron / gradient descent, tolerance / multi-step",

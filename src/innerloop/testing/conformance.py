@@ -56,10 +56,10 @@ EXACT: dict[str, Callable[[], Estimator]] = {
 class Conformance:
     """The relative errors (in norm) of one case; see `BOUNDS` for what they may be.
 
-    `dense`: `Unrolled` against central differences of the objective. `exact`: each exact estimator
-    against `Unrolled`. `chunk`: one task at a time against all at once. `order`: the
-    meta-parameters in another order. `symmetry`: |<u, Hv> - <v, Hu>| against the larger. `implicit`
-    only for converged cases. `first_order` is no error: it says how much second order matters here.
+    `dense`: `Unrolled` against central differences of the objective; None for a constant target.
+    `exact`: each exact estimator against `Unrolled`. `chunk`: one task at a time against all at
+    once. `order`: the meta-parameters in another order. `symmetry`: |<u, Hv> - <v, Hu>| against the
+    larger. `implicit` only for converged cases. `first_order` is no error: it says how much second order matters here.
     What needs inner steps is None, and `exact` empty, for a learner that makes none.
     """
 
@@ -67,7 +67,7 @@ class Conformance:
     parameters: int
     size: float
     first_order: float | None
-    dense: float
+    dense: float | None
     exact: dict[str, float]
     chunk: float
     order: float
@@ -126,12 +126,13 @@ def check_case(
     if isinstance(case, Case) and case.converged:
         solved = Implicit(ConjugateGradient(len(reference)))
         implicit = _relative(flat_gradient(fused, tasks, solved), reference)
+    moving = isinstance(case, Case) and case.constant_target
     return Conformance(
         case,
         len(reference),
         float(reference.norm()),
         first,
-        _dense_error(fused, tasks, reference, case.step, dense),
+        None if moving else _dense_error(fused, tasks, reference, case.step, dense),
         exact,
         _relative(flat_gradient(fused, tasks, Unrolled()), reference),
         _order_error(learner, tasks, [EXACT[k] for k in exact]),

@@ -45,7 +45,7 @@ LEARNERS: dict[str, Make] = {
 
 def feature_cases() -> list[FeatureCase]:
     """Every composition of the suite, each with its own name."""
-    table = [*_layers(), *_policies(), *_values()]
+    table = [*_layers(), *_policies(), *_values(), *_context()]
     assert len({case.name for case in table}) == len(table), "two cases of one name"
     return table
 
@@ -53,6 +53,14 @@ def feature_cases() -> list[FeatureCase]:
 def wide() -> nn.Module:
     """More features than the six support examples: systems are solved in their other form."""
     return nn.Sequential(nn.Linear(2, 9), nn.LayerNorm(9), nn.Tanh())
+
+
+def narrow() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Tanh())
 
 
 def _layers() -> Iterator[FeatureCase]:
@@ -77,6 +85,14 @@ def _policies() -> Iterator[FeatureCase]:
                 models.pretrained,
                 partial(make, norm=policy),
             )
+
+
+def _context() -> Iterator[FeatureCase]:
+    """Matching in the context of the whole support set, which learns weights of its own."""
+    for told, model in {"narrow": narrow, "narrow, BatchNorm": normalised}.items():
+        for reads in (1, 3):
+            make = partial(MatchingLearner, reads=reads, width=2)
+            yield FeatureCase(f"{told} / matching, full context, {reads} reads", model, make)
 
 
 def _values() -> Iterator[FeatureCase]:

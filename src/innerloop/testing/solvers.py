@@ -16,6 +16,7 @@ from ..solve import (
     MetaLSTM,
     Momentum,
     Rate,
+    Sign,
     Solver,
 )
 from ..solve.transform import Noise
@@ -38,6 +39,10 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 
 def dropping(name: str, noise: Noise) -> Solver:
     return DropGrad(solver_of(name, Fixed), 0.3, noise=noise)
+
+
+def signed(name: str) -> Solver:
+    return Sign(solver_of(name, Fixed))
 
 
 def curved(name: str) -> Solver:
