@@ -10,15 +10,17 @@ import pytest
 from innerloop import cite
 from innerloop.config import METHODS, MODELS, SOURCES
 from innerloop.config.sources import Published
+from innerloop.data.omniglot import Split
 from innerloop.data.published import Dataset
 
 ENTRIES = cite.entries()
-TABLES = (cite.METHODS, cite.MODELS, cite.DATA, cite.OPTIMIZERS, cite.OUTER)
+TABLES = (cite.METHODS, cite.MODELS, cite.DATA, cite.SPLITS, cite.OPTIMIZERS, cite.OUTER)
 
 
 def test_every_kind_of_piece_is_in_a_table() -> None:
     assert set(cite.METHODS) == set(METHODS)
     assert set(cite.MODELS) == set(MODELS)
+    assert set(cite.SPLITS) == set(get_args(Split))
     assert set(cite.DATA) == (set(SOURCES) - {Published.kind}) | set(get_args(Dataset))
     for kind in METHODS:
         assert cite.METHODS[kind] or kind == "scratch"
@@ -59,6 +61,10 @@ def test_papers_of_a_run_come_once_and_the_methods_first() -> None:
     assert keys[:2] == ("zhou2018deml", "li2017metasgd"), "its learner is Meta-SGD"
     assert keys[2:4] == ("behl2019alpha", "baydin2018hypergradient")
     assert keys[4:] == ("wah2011cub", "chen2019closer"), "the photographs and their split"
+    keys = cite.cited(
+        method="protonet", model="conv4", data="omniglot", split="vinyals", optimizer="sgd"
+    )
+    assert keys[-2:] == ("lake2015omniglot", "vinyals2016matching")
     assert not cite.cited(method="scratch", model="mlp", data="folder", optimizer="sgd")
 
 

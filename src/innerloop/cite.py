@@ -41,7 +41,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 MODELS: dict[str, tuple[str, ...]] = {
     "mlp": (),
     "conv4": ("finn2017maml",),
-    "resnet12": ("lee2019metaoptnet",),
+    "resnet12": ("lee2019metaoptnet", "ghiasi2018dropblock"),
     "wide_resnet": ("zagoruyko2016wide",),
     "r2d2_net": ("bertinetto2019r2d2",),
 }
@@ -62,6 +62,13 @@ DATA: dict[str, tuple[str, ...]] = {
 }
 """By the kind of the source, or the name of the published data set; its split included."""
 
+SPLITS: dict[str, tuple[str, ...]] = {
+    "maml": ("finn2017maml",),
+    "vinyals": ("vinyals2016matching",),
+    "background": ("lake2015omniglot",),
+}
+"""By the split of Omniglot, which has several."""
+
 OPTIMIZERS: dict[str, tuple[str, ...]] = {"adam": ("kingma2015adam",), "sgd": ()}
 
 OUTER: dict[str, tuple[str, ...]] = {
@@ -72,7 +79,13 @@ OUTER: dict[str, tuple[str, ...]] = {
 
 
 def cited(
-    *, method: str, model: str, data: str, optimizer: str, outer: Iterable[str] = ()
+    *,
+    method: str,
+    model: str,
+    data: str,
+    optimizer: str,
+    split: str | None = None,
+    outer: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """The keys of the papers of these pieces, each once, the method's first.
 
@@ -85,6 +98,7 @@ def cited(
         *(("setting", name, OUTER) for name in outer),
         ("model", model, MODELS),
         ("data", data, DATA),
+        *([] if split is None else [("split", split, SPLITS)]),
         ("optimizer", optimizer, OPTIMIZERS),
     ):
         if kind not in table:

@@ -11,12 +11,13 @@ from ..config import stored
 
 
 def cite_command(run_dir: Path) -> None:
-    """Print the entries of the run's method, network, data and optimiser."""
+    """Print the entries of the run's method, network, data, split and optimiser."""
     config = stored(run_dir)
     keys = cited(
         method=config.method.kind,
         model=config.model.kind,
         data=getattr(config.data, "dataset", config.data.kind),
+        split=getattr(config.data, "split", None),
         optimizer=config.train.optimizer,
         outer=[name for name in OUTER if getattr(config.train, name) is not None],
     )

@@ -28,10 +28,10 @@ class PerStepNorm(GradientLearner):
     Steps past the last trained one reuse its values, and the log says so once.
 
     What is divided by are batch statistics, or what `norm` says, at every step anew. The authors'
-    layers also average statistics step by step, but are always called in training mode: no output
-    depends on these averages, and none are kept here.
+    layers also average statistics step by step (BNRS), but are always called in training mode: no
+    output depends on these averages, and none are kept here.
 
-    Source: Antoniou et al. 2019 (MAML++), section 4 (BNWB, BNRS) and code.
+    Source: Antoniou et al. 2019 (MAML++), section 4 (BNWB; of BNRS see above) and code.
     """
 
     def __init__(

@@ -59,8 +59,9 @@ class Conformance:
     `dense`: `Unrolled` against central differences of the objective; None for a constant target.
     `exact`: each exact estimator against `Unrolled`. `chunk`: one task at a time against all at
     once. `order`: the meta-parameters in another order. `symmetry`: |<u, Hv> - <v, Hu>| against the
-    larger. `implicit` only for converged cases. `first_order` is no error: it says how much second order matters here.
-    What needs inner steps is None, and `exact` empty, for a learner that makes none.
+    larger. `implicit` only for converged cases. `first_order` is no error: it says how much second
+    order matters here. What needs inner steps is None, and `exact` empty, for a learner that makes
+    none.
     """
 
     case: Case | FeatureCase

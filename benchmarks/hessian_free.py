@@ -1,0 +1,109 @@
+"""Curvature by finite differences on a network with kinks: how far HF-MAML's gradient is off.
+
+Run: INNERLOOP_DATA=FOLDER python benchmarks/hessian_free.py      (a few minutes on two cores)
+Writes benchmarks/results/hessian_free.md.
+
+Conv4-64 on Omniglot 5-way 2-shot, one inner step at 0.4 on the first example of each class: the
+meta-gradient of first order, with differences on the same examples, and with differences on the
+second ones (HF-MAML), each against the exact one. No training beyond 200 steps of FOMAML.
+"""
+
+from collections.abc import Callable
+
+import torch
+from bench import heading, table, takes_no_options, write
+from torch.nn.functional import cosine_similarity
+
+from innerloop import Batch, Task, methods
+from innerloop.config import sources
+from innerloop.core.contract import Estimator
+from innerloop.data.source import Source
+from innerloop.estimate import Adjoint, FiniteDifference, FirstOrder, HessianFree
+from innerloop.estimate.hessian_free import parted
+from innerloop.method import Method
+from innerloop.models import Conv4
+from innerloop.recipes import recipe
+
+TASKS, CALLS, OUTER_STEPS, LR = 16, 3, 200, 0.4
+DISPLACEMENTS = (None, 1e-4, 1e-3, 1e-2, 1e-1)
+Row = tuple[str, torch.dtype, Callable[[], Estimator]]
+
+
+def rows() -> list[Row]:
+    single, double = torch.float32, torch.float64
+    found: list[Row] = [("first order", single, FirstOrder)]
+    for d in DISPLACEMENTS:
+        told = "the default" if d is None else f"{d:g}"
+        found.append((f"same examples, {told}", single, lambda d=d: Adjoint(FiniteDifference(d))))
+        found.append((f"other examples, {told}", single, lambda d=d: HessianFree(displacement=d)))
+    found.append(("same examples, 1e-06", double, lambda: Adjoint(FiniteDifference(1e-6))))
+    found.append(("other examples, 1e-06", double, lambda: HessianFree(displacement=1e-6)))
+    return found
+
+
+def gradient(method: Method, make: Callable[[], Estimator], tasks: list[Task]) -> torch.Tensor:
+    """The mean over all tasks; those of other estimators step on the first part of the support."""
+    estimator = make()
+    if not isinstance(estimator, HessianFree):
+        tasks = [Task(parted(task.support, 0.5)[0], task.query) for task in tasks]
+    chosen = Method("maml", method.learner, estimator)
+    found = [chosen.meta_gradient(task).grads for task in tasks]
+    return sum(torch.cat([g.double().flatten() for g in grads.values()]) for grads in found) / CALLS
+
+
+def measured(method: Method, source: Source) -> list[tuple[float, float]]:
+    """For each row: the cosine to the exact gradient, and the length over its length."""
+    stream = torch.Generator().manual_seed(1)
+    tasks = [source.sample(stream, TASKS) for _ in range(CALLS)]
+    exact, found = {}, []
+    for dtype in (torch.float32, torch.float64):
+        exact[dtype] = gradient(method.to(dtype), Adjoint, [cast(t, dtype) for t in tasks])
+    for _, dtype, make in rows():
+        g = gradient(method.to(dtype), make, [cast(t, dtype) for t in tasks])
+        g0 = exact[dtype]
+        found.append((float(cosine_similarity(g, g0, dim=0)), float(g.norm() / g0.norm())))
+    method.to(torch.float32)
+    return found
+
+
+def cast(task: Task, dtype: torch.dtype) -> Task:
+    return Task(*(Batch(part.x.to(dtype), part.y) for part in task))
+
+
+def train(method: Method, source: Source) -> None:
+    optimizer = torch.optim.Adam(method.parameters(), lr=2e-3)
+    stream = torch.Generator().manual_seed(0)
+    for _ in range(OUTER_STEPS):
+        optimizer.zero_grad()
+        method.loss(source.sample(stream, TASKS)).backward()
+        optimizer.step()
+
+
+def main() -> None:
+    config = recipe("omniglot-5w1s-quick/hf_maml")
+    source = sources.build(config.data, config.test, "cpu").train
+    torch.manual_seed(0)
+    method = methods.fomaml(Conv4(5), lr=LR, steps=1)
+    start = measured(method, source)
+    train(method, source)
+    end = measured(method, source)
+    header = ["curvature, displacement", "precision", "at the start: cosine", "length"]
+    header += [f"after {OUTER_STEPS} outer steps: cosine", "length"]
+    lines = [
+        [told, str(dtype).removeprefix("torch.")]
+        + [f"{number:.3f}" for pair in (a, b) for number in pair]
+        for (told, dtype, _), a, b in zip(rows(), start, end, strict=True)
+    ]
+    facts = (
+        f"Conv4-64, Omniglot 5-way, one step at {LR} on one example per class, curvature on the "
+        f"same or on one other per class; mean meta-gradient over {TASKS * CALLS} tasks, against "
+        "the exact one in the same precision: cosine, and length over its length. Batch statistics."
+    )
+    title = "Hessian-vector products by finite differences on ReLU and batch statistics"
+    write("hessian_free.md", [*heading(title, "python benchmarks/hessian_free.py", facts),
+                              *table(header, lines)])  # fmt: skip
+
+
+if __name__ == "__main__":
+    takes_no_options(__doc__)
+    main()
