@@ -54,8 +54,9 @@ def maml(
 
     `lr` counts for the *mean* support loss. The authors' code sums over classes: their 0.4 on 5-way
     Omniglot is lr=2.0 here, 0.1 on 20-way 2.0, 0.01 on miniImageNet 0.05. There, BatchNorm has no
-    scale and its shift is not adapted; here a model's affine parameters adapt like any other
-    (leave them out by name, on Conv4 with `scope=Except("body.*.1.*")`). Batch statistics are transductive, as theirs.
+    scale and its shift is not adapted; here a model's affine parameters adapt like any other (leave
+    them out by name, on Conv4 with `scope=Except("body.*.1.*")`). Batch statistics are
+    transductive, as theirs.
 
     Source: Finn et al. 2017, algorithm 1 and appendix A.
     """
