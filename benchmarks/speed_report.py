@@ -25,6 +25,7 @@ COLOURS = {
     "vmap-compiled": style.MUTED,
     "jax": style.INK,
 }
+SHAPES = {"innerloop": "o", "traced": "s", "compiled": "o", "workers": "^"}
 COMPILED = ("compiled", "vmap-compiled", "jax")
 SEEN = 2.0**20
 """Bytes below which the peak of a process cannot be told from none."""
@@ -134,17 +135,17 @@ def draw(found: dict[str, Found], path: Path) -> None:
         axes.set_xlabel("over the fastest peer's (left is better)")
         style.heading(axes, title)
     handles, names = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside lower center", ncols=9, frameon=False, fontsize=9)
+    drawn.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     style.save(drawn, path, dpi=130)
 
 
 def _dots(axes: Axes, rows: list[Found], what: str) -> None:
-    """Dots for innerloop, diamonds for the peers; hollow where something is compiled."""
+    """A shape for each engine of innerloop, diamonds for the peers; hollow where something is compiled."""
     for engine, colour in COLOURS.items():
         there = [(k, row) for k, row in enumerate(rows) if row.good(engine)]
         ratios = [_value(row, engine, what) / _value(row, None, what) for _, row in there]
         if there:
-            shape = "o" if engine in ("innerloop", "traced", "compiled", "workers") else "D"
+            shape = SHAPES.get(engine, "D")
             face = "white" if engine in COMPILED else colour
             lines = [k for k, _ in there]
             axes.plot(ratios, lines, shape, ms=7, mec=colour, mfc=face, mew=1.5, label=engine)
