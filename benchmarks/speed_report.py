@@ -140,7 +140,7 @@ def draw(found: dict[str, Found], path: Path) -> None:
 
 
 def _dots(axes: Axes, rows: list[Found], what: str) -> None:
-    """A shape for each engine of innerloop, diamonds for the peers; hollow where something is compiled."""
+    """A shape for each of our engines, diamonds for the peers; hollow where it is compiled."""
     for engine, colour in COLOURS.items():
         there = [(k, row) for k, row in enumerate(rows) if row.good(engine)]
         ratios = [_value(row, engine, what) / _value(row, None, what) for _, row in there]
