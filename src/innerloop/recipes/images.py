@@ -14,11 +14,11 @@ def folder(way: int, shot: int, kind: str) -> RunConfig:
     """A folder of images, `--data.root DIR`, with MAML's numbers for miniImageNet.
 
     Finn et al. 2017, appendix A.1 and code: inner rate 0.01 on the summed loss, 5 steps, 10 at
-    test, 4 tasks (5-shot: 2), 15 queries, Adam 1e-3, entries of the meta-gradient clipped to 10, 60
-    000 iterations, Conv4-32 with max-pools on 84 x 84. BOIL: Oh et al. 2021 and code, rate 0.5, one
-    step, 4 tasks, nothing clipped, 30 000 iterations, 64 filters. Reptile: Nichol et al. 2018, Adam
-    1e-3, 8 steps of 10 from 15 shots, 5 tasks, 100 000 iterations, max-pools that keep the last row
-    and column. iMAML: lambda 0.5, 10 steps at 0.1, damped as its code for Omniglot does.
+    test, 4 tasks (5-shot: 2), 15 queries, Adam 1e-3, entries of the meta-gradient clipped to 10,
+    60 000 iterations, Conv4-32 with max-pools on 84 x 84. BOIL: Oh et al. 2021 and code, rate 0.5,
+    one step, 4 tasks, nothing clipped, 30 000 iterations, 64 filters. Reptile: Nichol et al. 2018,
+    Adam 1e-3, 8 steps of 10 from 15 shots, 5 tasks, 100 000 iterations, max-pools that keep the
+    last row and column. iMAML: lambda 0.5, 10 steps at 0.1, damped as its code for Omniglot does.
     """
     ours: dict[str, Any] = {"lr": 0.01 * way, "steps": 5}
     data = {"way": way, "shot": shot, "queries": 15}
