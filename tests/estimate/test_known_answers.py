@@ -153,7 +153,7 @@ def test_the_learned_penalty_has_its_exact_gradient(quadratic: Quadratic) -> Non
         learner = GradientLearner(quadratic.model, solver, loss="mse", penalty=penalty)
         return Method("learned", learner, Implicit(ConjugateGradient(D)))
 
-    found = method(0.7).meta_gradient(quadratic.tasks).grads["learner.penalty.log"]
+    found = method(0.7).meta_gradient(quadratic.tasks).grads["learner.penalty.lam.log"]
     exact = float(found) / 0.7  # dL/d log lam = lam dL/dlam
     ahead, behind = (
         float(method(0.7 + e).meta_gradient(quadratic.tasks).loss) for e in (1e-4, -1e-4)
@@ -168,9 +168,9 @@ def test_a_learned_penalty_stays_positive(quadratic: Quadratic) -> None:
     penalty = Proximal(0.1, learned=True)
     learner = GradientLearner(quadratic.model, solver, loss="mse", penalty=penalty)
     method = Method("learned", learner, Implicit(ConjugateGradient(D)))
-    assert penalty.log is not None
+    assert penalty.lam.log is not None
     with torch.no_grad():
-        penalty.log -= 5.0
+        penalty.lam.log -= 5.0
     assert "lam 0.0006738, learned" in learner.describe()["solver"]
     found = method.meta_gradient(quadratic.tasks)
     assert (found.stats["iterations"] > 0).all() and found.stats["converged"].all()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..core.contract import Outcome
 from ..core.types import Batch, Params, Task
-from ..solve.head import Head, positive
+from ..solve.head import Head
+from ..solve.strength import positive
 from .features import FeatureLearner, membership
 from .losses import Loss, LossLike
 

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from ..core.types import Batch, Params
 from ..solve.cell import cell_step, cell_weights
-from ..solve.head import positive
+from ..solve.strength import positive
 from .features import FeatureLearner, membership
 from .model_call import differentiable_kernels
 

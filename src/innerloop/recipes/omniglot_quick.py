@@ -8,6 +8,7 @@ from typing import Any
 from ..config import METHODS, Conv4, Evaluate, Omniglot, RunConfig
 from ..config import TestTasks as Test
 from ..train.settings import Settings
+from .outer import HYPER_RATES
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,7 @@ class Quick:
 # Methods on features and without inner steps: nothing to record, nothing to choose.
 _FEATURES = Quick()
 _ONE_STEP = {"lr": 0.4, "steps": 1}
-_HYPER = {
-    "schedule": "constant",  # the rates follow their hypergradients instead
-    "outer_hyper": 1e-5,
-    "normalised_hyper": True,
-    "inner_hyper": 1e-2,
-}
+_HYPER = {"schedule": "constant", **HYPER_RATES}  # no schedule: hypergradients move the rates
 _FIVE = {"keep_best": 5, "validate_every": 100}  # enough validations to choose five from
 
 QUICK: dict[str, Quick] = {

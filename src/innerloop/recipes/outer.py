@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..config import METHODS, Conv4, Evaluate, Omniglot, RunConfig, SineGroups
 from ..config import TestTasks as Test
@@ -28,6 +29,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
 }
 """What there is for the tasks of a family of recipes, such as `sine-5shot`."""
+
+HYPER_RATES: dict[str, Any] = {
+    "outer_hyper": 1e-5,
+    "normalised_hyper": True,
+    "inner_hyper": 1e-2,
+}
+"""Of Alpha MAML on Omniglot."""
 
 
 def run(family: str, kind: str) -> RunConfig:
@@ -92,7 +100,7 @@ def characters(way: int, shot: int, kind: str) -> RunConfig:
             base,
             name=name,
             method=METHODS["alpha_maml"](lr=base.method.lr, steps=base.method.steps),
-            train=replace(base.train, outer_hyper=1e-5, normalised_hyper=True, inner_hyper=1e-2),
+            train=replace(base.train, **HYPER_RATES),
         )
     if kind == "deml":
         base = omniglot(way, shot, "meta_sgd")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -43,40 +42,6 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> str:
         """The head in a few words."""
-
-
-class Strength(nn.Module):
-    """A regularisation strength lam > 0: fixed, or learned as log lam, so that it stays positive.
-
-    Raises ValueError unless 0 < lam < inf.
-    """
-
-    def __init__(self, lam: float, *, learned: bool):
-        super().__init__()
-        self.lam = positive("lam", lam)
-        self.log = nn.Parameter(torch.tensor(math.log(self.lam))) if learned else None
-
-    def at(self, hyper: Params) -> float | Tensor:
-        """In float64. `hyper` holds the head's parameters; this module is its `lam`."""
-        return precise(hyper["lam.log"]).exp() if "lam.log" in hyper else self.lam
-
-    def describe(self) -> str:
-        return f"lam {self.lam:g}" + (", learned" if self.log is not None else "")
-
-
-def positive(name: str, value: float) -> float:
-    """`value` as a float; ValueError unless it is finite and above zero."""
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"expected a finite {name} > 0, got {name}={value!r}")
-    return float(value)
-
-
-def precise(z: Tensor) -> Tensor:
-    """In float64: a Gram matrix squares the condition number, and few-shot ones are small.
-
-    Apple's accelerator has no float64, so its features are solved on the CPU.
-    """
-    return (z.cpu() if z.device.type == "mps" else z).double()
 
 
 def with_ones(x: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..core.types import Params
-from .head import Fit, Head, Strength, linear, precise, with_ones
+from .head import Fit, Head, linear, with_ones
 from .quadratic import factor
 from .ridge import ridged
+from .strength import Strength, precise
 
 
 class Logistic(Head):

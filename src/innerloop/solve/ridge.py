@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..core.types import Params
-from .head import Fit, Head, Strength, linear, precise, with_ones
+from .head import Fit, Head, linear, with_ones
 from .quadratic import factor
+from .strength import Strength, precise
 
 
 class Ridge(Head):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..core.types import Params
-from .head import Fit, Head, linear, positive, precise
+from .head import Fit, Head, linear
 from .quadratic import minimise
 from .ridge import ridged
+from .strength import positive, precise
 
 
 class SVM(Head):

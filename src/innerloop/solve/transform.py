@@ -32,8 +32,8 @@ class Transformed(Solver):
         super().__init__(base.steps, base.tolerance)
         self.base = base
         self.persistent = base.persistent
-        self.varies = base.varies
-        self.restless = base.restless
+        self.varies = self.varies or base.varies
+        self.restless = self.restless or base.restless
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
         self.base.bind(shapes, dtype)
@@ -70,6 +70,8 @@ class DropGrad(Transformed):
     Source: Tseng et al. 2020 (DropGrad); p = 0.1 to 0.2. The uniform law is ours.
     """
 
+    varies = "gradient dropout draws anew at every call"
+
     def __init__(self, base: Solver, p: float = 0.1, *, noise: Noise = "gaussian"):
         super().__init__(base)
         if not 0 <= p < 1:
@@ -78,7 +80,6 @@ class DropGrad(Transformed):
             raise ValueError(f'expected noise="binary", "gaussian" or "uniform", got {noise!r}')
         self.p = p
         self.noise = noise
-        self.varies = "gradient dropout draws anew at every call"
 
     def transform(self, hyper: Params, t: int, grad: Params) -> Params:
         if not self.training or self.p == 0:
@@ -109,9 +110,7 @@ class Sign(Transformed):
     Source: Fan, Ram, Liu 2021 (Sign-MAML).
     """
 
-    def __init__(self, base: Solver):
-        super().__init__(base)
-        self.restless = "its steps have one length everywhere and never come to rest"
+    restless = "its steps have one length everywhere and never come to rest"
 
     def transform(self, hyper: Params, t: int, grad: Params) -> Params:
         return {k: g.sign() for k, g in grad.items()}
