@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from innerloop.core.streams import generator
-from innerloop.data.episodes import Episodes
-from innerloop.data.omniglot import omniglot
+from innerloop.data.images.episodes import Episodes
+from innerloop.data.images.omniglot import omniglot
 from innerloop.data.pool import ClassPool, with_rotated_classes
 
 TASKS, REPEATS = 32, 200

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.core.contract import Estimator
-from innerloop.data.glyphs import glyphs
-from innerloop.data.synthetic import LinearGaussian
+from innerloop.data.images.glyphs import glyphs
+from innerloop.data.values.synthetic import LinearGaussian
 from innerloop.doctor.memory import peak_memory
 from innerloop.estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Unrolled
-from innerloop.evaluate.plot import style
 from innerloop.learn import GradientLearner
 from innerloop.models import Conv4
+from innerloop.report.plot import style
 from innerloop.solve import GradientDescent, NewtonCG, Proximal, Solver
 
 PICTURE = Path("docs/images/imaml.png")

@@ -13,7 +13,7 @@ from bench import heading, spent, table, takes_no_options, trained, write
 
 from innerloop.config import load
 from innerloop.core.types import Task
-from innerloop.data.omniglot import lake_runs
+from innerloop.data.images.omniglot import lake_runs
 
 HUMANS = "4.5 %"
 

@@ -12,9 +12,9 @@ from bench import ENDED, RUNS, evaluated, heading, spent, table, takes_no_option
 
 from innerloop import Batch, Task
 from innerloop.config import load
-from innerloop.data.synthetic import Sine
+from innerloop.data.values.synthetic import Sine
 from innerloop.evaluate import EvaluationResult
-from innerloop.evaluate.plot import style
+from innerloop.report.plot import style
 
 PICTURE = Path("docs/images/sine.png")
 TASKS = 600

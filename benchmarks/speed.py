@@ -26,7 +26,7 @@ from speed_process import ENGINES, Job
 from speed_report import as_csv, check_lines, draw, order, row_lines
 from speed_rows import ROWS
 
-from innerloop.evaluate.atomic import write_text
+from innerloop.core.files import write_text
 
 PICTURE = Path("docs/images/speed.png")
 ONLY = {

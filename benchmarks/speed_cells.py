@@ -17,7 +17,7 @@ import torch
 from speed_process import Job, Process, write_problem
 from speed_rows import Row, Unavailable
 
-from innerloop.evaluate.atomic import write_text
+from innerloop.core.files import write_text
 
 Cell = dict[str, Any]
 COMPILING = 300.0

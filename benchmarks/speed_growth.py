@@ -18,8 +18,8 @@ from speed_cells import Cell, Cells, machine
 from speed_process import Job, Process, write_problem
 from speed_rows import Row, pictures
 
-from innerloop.evaluate.plot import style
 from innerloop.models import Conv4, mlp
+from innerloop.report.plot import style
 
 PICTURE = Path("docs/images/growth.png")
 ENGINES = {"innerloop": style.BLUE, "unrolled": style.VERMILION}

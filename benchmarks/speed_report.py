@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from speed_checks import PEERS, Check, Found
 from speed_rows import ROWS, Row
 
-from innerloop.evaluate.plot import style
+from innerloop.report.plot import style
 
 COLOURS = {
     "innerloop": style.BLUE,

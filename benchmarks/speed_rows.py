@@ -19,7 +19,7 @@ from torch import nn
 
 from innerloop import Batch, Task
 from innerloop.core.streams import generator
-from innerloop.data.synthetic import Sine
+from innerloop.data.values.synthetic import Sine
 from innerloop.models import Conv4, mini_imagenet_conv4, mlp, resnet12, transformer
 
 NOISE = 3.0

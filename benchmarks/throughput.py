@@ -29,7 +29,7 @@ from bench import heading, table, write
 
 from innerloop.core.streams import generator
 from innerloop.data.cache import cache_folder
-from innerloop.data.episodes import Episodes
+from innerloop.data.images.episodes import Episodes
 from innerloop.data.mapped import MappedRows
 from innerloop.data.pool_writer import IMAGES, PoolWriter
 from innerloop.data.prepared import open_prepared

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop.config import load
 from innerloop.core import streams
-from innerloop.data.sine_groups import SineGroups
+from innerloop.data.values.sine_groups import SineGroups
 
 ITERATIONS, BIN, PER_GROUP = 1500, 0.1, 100
 RANGES = {

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 import innerloop
-from innerloop.data.folder import folder
+from innerloop.data.images.folder import folder
 from innerloop.data.source import Source
 from innerloop.models import Conv4
 

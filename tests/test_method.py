@@ -13,7 +13,8 @@ from torch.func import functional_call
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.estimate import Adjoint, FirstOrder, Implicit, Reptile, Unrolled
-from innerloop.learn import GradientLearner, ProtoLearner, per_task
+from innerloop.learn import GradientLearner, ProtoLearner
+from innerloop.objective import per_task
 from innerloop.scope import Context, Except, Only
 from innerloop.solve import (
     Adam,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from innerloop import Batch, Method, Task, methods
+from innerloop import Batch, Method, Task, methods, scope
 from innerloop.core.contract import Estimator
 from innerloop.estimate import Adjoint, FiniteDifference, Unrolled
 from innerloop.learn import GradientLearner
@@ -229,7 +229,7 @@ def test_what_froze_after_building_is_said() -> None:
 def test_the_head_of_a_parametrised_layer_is_the_whole_layer() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), weight_norm(nn.Linear(4, CLASSES)))
-    assert methods.last_layer(model) == "2.*"
+    assert scope.last_layer(model) == "2.*"
     first, *_, last = methods.anil(model.double()).trajectory(draw().support)
     assert not torch.equal(first["2.bias"], last["2.bias"])
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from innerloop.evaluate.plot import style
+from innerloop.report.plot import style
 
 WIDTH, HEIGHT = 12.2, 8.6
 BODY, SMALL = 10.5, 9.0

@@ -8,11 +8,11 @@ import torch
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.core.contract import Estimator
-from innerloop.data.synthetic import Sine
+from innerloop.data.values.synthetic import Sine
 from innerloop.doctor.memory import peak_memory
 from innerloop.estimate import Adjoint, Unrolled
-from innerloop.evaluate.plot import style
 from innerloop.models import Conv4, mlp
+from innerloop.report.plot import style
 
 ITERATIONS = 8000
 STEPS = (1, 2, 5, 10, 20, 40)

@@ -4,7 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, estimate, evaluate, learn, methods, models, scope, solve, testing
+    from . import (
+        data,
+        estimate,
+        evaluate,
+        heads,
+        learn,
+        methods,
+        models,
+        objective,
+        pictures,
+        report,
+        scope,
+        solve,
+        testing,
+    )
     from .core.types import Batch, MetaGradient, Task
     from .doctor import check
     from .method import Method
@@ -21,9 +35,13 @@ __all__ = [
     "data",
     "estimate",
     "evaluate",
+    "heads",
     "learn",
     "methods",
     "models",
+    "objective",
+    "pictures",
+    "report",
     "scope",
     "solve",
     "testing",

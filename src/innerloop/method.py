@@ -9,14 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .core import checks, loop, trees
+from .call import slots as functional
+from .core import checks, trees
+from .core import path as loop
 from .core.carry import Carry
 from .core.contract import Estimator, IterativeLearner
+from .core.notices import Notices
 from .core.types import Batch, MetaGradient, Params, Task
 from .engine import TURN, Engine, Precision, Recorder, check_choice, running
 from .estimate.batching import mean_gradient, single_threaded, split
-from .learn import FeatureLearner, GradientLearner, functional
-from .notices import Notices
+from .learn import FeatureLearner, GradientLearner
 
 FUSED = 2**25
 """Multiply-adds of one task's forward pass up to which a CPU runs all tasks as one batch."""

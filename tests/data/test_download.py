@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from innerloop.data.download import fetch
-from innerloop.data.omniglot_prepare import prepare_omniglot
+from innerloop.data.images.omniglot_prepare import prepare_omniglot
 
 from .conftest import real, tiny_files, write_zip
 

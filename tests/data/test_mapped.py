@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from innerloop.data.episodes import Episodes
+from innerloop.data.images.episodes import Episodes
 from innerloop.data.mapped import MappedRows
 from innerloop.data.pool import ClassPool, with_rotated_classes
 from innerloop.data.pool_writer import _header

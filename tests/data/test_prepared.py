@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from innerloop.core.streams import generator
-from innerloop.data.episodes import Episodes
-from innerloop.data.folder import folder
-from innerloop.data.folder_prepare import prepare_folder
+from innerloop.data.images.episodes import Episodes
+from innerloop.data.images.folder import folder
+from innerloop.data.images.folder_prepare import prepare_folder
 from innerloop.data.mapped import MappedRows
 from innerloop.data.pool_writer import PoolWriter
 from innerloop.data.prepared import open_prepared, prepared
 from innerloop.data.splits import Skipped
 
 from .conftest import make_pool, write_prepared
-from .test_folder import damaged, fill, names
+from .images.test_folder import damaged, fill, names
 
 TASKS = dict(way=2, shot=1, queries=2, fractions=(0.34, 0.33, 0.33))
 

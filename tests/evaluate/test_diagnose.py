@@ -13,7 +13,7 @@ import innerloop
 from innerloop import Batch, Method
 from innerloop.core.types import Params
 from innerloop.data.source import Source
-from innerloop.data.synthetic import LinearGaussian
+from innerloop.data.values.synthetic import LinearGaussian
 from innerloop.evaluate import layer_changes, parameter_plane
 from innerloop.evaluate.run import draw_tasks
 

@@ -17,7 +17,7 @@ import innerloop
 from innerloop import Batch, Method, Task
 from innerloop.core import streams
 from innerloop.data.source import Source, Spec
-from innerloop.data.synthetic import Sine
+from innerloop.data.values.synthetic import Sine
 from innerloop.evaluate import EvaluationResult, evaluate
 from innerloop.evaluate.run import draw_tasks, score
 

@@ -14,8 +14,8 @@ from torch.nn.functional import log_softmax, one_hot
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.estimate import Adjoint, EvolutionStrategies, Unrolled
+from innerloop.heads import SVM, Logistic, Ridge, quadratic
 from innerloop.learn import HeadLearner
-from innerloop.solve import SVM, Logistic, Ridge, quadratic
 
 TASKS, N, CLASSES = 3, 6, 3
 

@@ -11,17 +11,10 @@ from torch import Tensor, nn
 from innerloop import Batch, Method, Task, methods
 from innerloop.core.contract import Estimator
 from innerloop.core.streams import generator
-from innerloop.data.synthetic import LinearGaussian
+from innerloop.data.values.synthetic import LinearGaussian
 from innerloop.doctor import central_differences
 from innerloop.doctor.gradient import flat_gradient
-from innerloop.estimate import (
-    Adjoint,
-    ConjugateGradient,
-    FirstOrder,
-    Implicit,
-    Reptile,
-    Unrolled,
-)
+from innerloop.estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Reptile, Unrolled
 from innerloop.learn import GradientLearner
 from innerloop.solve import DropGrad, GradientDescent, NewtonCG, Proximal, Solver
 

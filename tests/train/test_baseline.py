@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from innerloop.config.baselines import pretrained, scratch
 from innerloop.core import streams
 from innerloop.core.types import Batch, Task
-from innerloop.data.episodes import Episodes
+from innerloop.data.images.episodes import Episodes
 from innerloop.data.pool import ClassPool
 from innerloop.data.source import Splits
-from innerloop.data.synthetic import Sine
+from innerloop.data.values.synthetic import Sine
 from innerloop.models import mlp
 from innerloop.train.baseline import AllClasses, Pooled
 

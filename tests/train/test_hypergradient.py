@@ -8,9 +8,9 @@ from torch import nn
 
 from innerloop import Batch, Task
 from innerloop.estimate import FirstOrder
+from innerloop.methods.variants import alpha_maml
 from innerloop.models import mlp
 from innerloop.train.hypergradient import AlphaMAML, Hypergradient
-from innerloop.variants import alpha_maml
 
 
 class Bowl(nn.Module):

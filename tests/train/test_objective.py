@@ -15,7 +15,7 @@ from innerloop.config import METHODS, MLP, Auxiliary, RunConfig, Sine, SineGroup
 from innerloop.config.auxiliary import labelled
 from innerloop.core import streams
 from innerloop.core.types import MetaGradient, Task
-from innerloop.data.episodes import Episodes
+from innerloop.data.images.episodes import Episodes
 from innerloop.data.pool import ClassPool
 from innerloop.data.pool_writer import PoolWriter
 from innerloop.data.source import Source, Splits

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config import load, plain, sources, task_spec
-from ..evaluate import AdaptReport, adapt_images
 from ..method import Method
+from ..pictures import AdaptReport, adapt_images
 
 SHOWN = 20
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..cite import OUTER, cited, entries
 from ..config import stored
+from ..recipes.cite import OUTER, cited, entries
 
 
 def cite_command(run_dir: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ..core.files import write_text
 from ..doctor.memory import process_peak
-from ..evaluate.atomic import write_text
 
 COST = "cost.json"
 

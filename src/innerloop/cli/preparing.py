@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from ..data.cache import data_folder
 from ..data.download import Progress as Callback
-from ..data.folder_prepare import prepare_folder
-from ..data.images import Channels
-from ..data.omniglot_prepare import prepare_omniglot
+from ..data.images.files import Channels
+from ..data.images.folder_prepare import prepare_folder
+from ..data.images.omniglot_prepare import prepare_omniglot
 
 
 def prepare_command(

@@ -16,11 +16,11 @@ from ..config import RunConfig, check_folder, plain, sources, stored
 from ..config.launch import CONFIG
 from ..config.schema import ConfigError, nearest
 from ..evaluate import Evaluable, EvaluationResult
-from ..evaluate.report import dotted
 from ..method import Method
 from ..methods import nil
 from ..recipes import recipe
 from ..recipes.studies import STUDIES, Cell, Study
+from ..report.report import dotted
 from ..train.checkpoint import ranked
 from .cost import Cost, read_cost
 from .scoring import Trained, scored

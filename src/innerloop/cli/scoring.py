@@ -21,9 +21,9 @@ from ..evaluate import (
     EvaluationResult,
     compare,
     evaluate,
-    write_report,
 )
 from ..method import Method
+from ..report import write_report
 from ..train.baseline import Trainable
 from ..train.log import read_metrics
 

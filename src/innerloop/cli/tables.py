@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import RunConfig
+from ..core.files import write_text
 from ..evaluate import EvaluationResult
-from ..evaluate.atomic import write_text
 from ..recipes.studies import Published
 from .cost import Cost
 

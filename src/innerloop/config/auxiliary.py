@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..core.bounds import Positive
-from ..data.episodes import Episodes
+from ..data.images.episodes import Episodes
 from ..data.prepared import open_prepared
 from ..data.source import Source, Splits
 from ..train.baseline import AllClasses

@@ -7,8 +7,10 @@ import copy
 from torch import nn
 
 from .. import methods
+from ..call.policy import Policy
 from ..data.source import Source, Splits
 from ..method import Method
+from ..methods.variants import Chunk
 from ..train.baseline import AllClasses, Pooled, Pretrained
 
 
@@ -18,8 +20,8 @@ def scratch(
     lr: float = 0.01,
     steps: int = 100,
     loss: str = "cross_entropy",
-    norm: methods.Norm = None,
-    chunk: methods.Chunk = "auto",
+    norm: Policy | None = None,
+    chunk: Chunk = "auto",
 ) -> Method:
     """The same network, random weights, trained on the support set alone by gradient descent."""
     built = methods.fomaml(model, lr=lr, steps=steps, loss=loss, norm=norm, chunk=chunk)
@@ -34,8 +36,8 @@ def pretrained(
     lr: float = 0.01,
     steps: int = 10,
     loss: str = "cross_entropy",
-    norm: methods.Norm = None,
-    chunk: methods.Chunk = "auto",
+    norm: Policy | None = None,
+    chunk: Chunk = "auto",
 ) -> Pretrained:
     """Trained on all training data at once, then fine-tuned on a support set by gradient descent.
 

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 import torch
 
 from ..core.bounds import Bound, Positive
-from ..data.episodes import Episodes
-from ..data.folder import folder
-from ..data.glyphs import glyphs
-from ..data.omniglot import omniglot
+from ..data.images.episodes import Episodes
+from ..data.images.folder import folder
+from ..data.images.glyphs import glyphs
+from ..data.images.omniglot import omniglot
 from ..data.prepared import prepared
 from ..data.published import cub, published
-from ..data.sine_groups import sine_groups
 from ..data.source import Source, Splits
 from ..data.splits import Skipped
-from ..data.synthetic import LinearGaussian as LinearGaussianSource
-from ..data.synthetic import Sine as SineSource
+from ..data.values.sine_groups import sine_groups
+from ..data.values.synthetic import LinearGaussian as LinearGaussianSource
+from ..data.values.synthetic import Sine as SineSource
 from .signature import section
 
 

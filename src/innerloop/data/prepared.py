@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .episodes import Augment, Rotate
+from .images.episodes import Augment, Rotate
 from .mapped import MappedRows
 from .pool import ClassPool
 from .pool_writer import CLASSES, IMAGES, LABELS, VERSION

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from .cache import data_folder
-from .episodes import Augment
+from .images.episodes import Augment
 from .pool import ClassPool
 from .pool_writer import PoolWriter
 from .readers import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..core.streams import generator
-from .episodes import Augment, Episodes, Rotate
+from .images.episodes import Augment, Episodes, Rotate
 from .pool import ClassPool
 from .source import Splits
 from .validate import check_disjoint, check_examples

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..learn import norm as norms
-from ..learn.model_call import ModelCall
+from ..call import policy as norms
+from ..call.model import ModelCall
 from .report import Row
 from .trace import layer_label
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..call.model import differentiable_kernels
 from ..core.types import Task
-from ..learn.losses import Loss, LossLike, as_loss
-from ..learn.model_call import differentiable_kernels
+from ..objective.losses import Loss, LossLike, as_loss
 from . import probes
 from .advice import (
     batching_advice,

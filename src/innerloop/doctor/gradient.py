@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ..core import loop
+from ..core import path as loop
 from ..core.contract import Estimator, IterativeLearner, Learner
 from ..core.types import Batch, MetaGradient, Params, Task
 from ..estimate import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..call import slots as functional
 from ..core.types import Params
-from ..learn import functional
 from .probes import Target
 from .trace import Call, Trace
 

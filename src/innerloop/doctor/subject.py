@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..call import policy as norms
+from ..call.model import ModelCall
 from ..core.types import Params
-from ..learn import norm as norms
-from ..learn.losses import Loss
-from ..learn.model_call import ModelCall
+from ..objective.losses import Loss
 from .advice import forward_advice
 from .probes import Target
 from .report import Row

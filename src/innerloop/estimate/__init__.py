@@ -1,9 +1,9 @@
 """Meta-gradient estimators: how dphi/dmeta is applied to a vector. They import only core."""
 
+from ..core.curvature import Curvature, FiniteDifference, ForwardOverReverse, ReverseOverReverse
 from ..core.linear import ConjugateGradient, LinearSolver, Neumann
 from .annealing import FirstOrderFirst
 from .batching import mean_gradient, split
-from .curvature import Curvature, FiniteDifference, ForwardOverReverse, ReverseOverReverse
 from .evolution import EvolutionStrategies
 from .hessian_free import HessianFree
 from .implicit import Implicit

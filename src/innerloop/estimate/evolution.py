@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..core import loop, streams, trees
+from ..core import path as loop
+from ..core import streams, trees
 from ..core.contract import Estimator, IterativeLearner, Learner
 from ..core.types import MetaGradient, Params, Task
 

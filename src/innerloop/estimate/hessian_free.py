@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..core.contract import Estimator, IterativeLearner, Learner
+from ..core.curvature import Curvature, FiniteDifference, Linearised, Where, gradient_at
 from ..core.types import Batch, MetaGradient, Params, Task
-from .curvature import Curvature, FiniteDifference, Linearised, Where, gradient_at
 from .sweep import Adjoint
 
 

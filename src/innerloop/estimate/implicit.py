@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import torch
 
-from ..core import loop, trees
+from ..core import path as loop
+from ..core import trees
 from ..core.contract import Estimator, IterativeLearner, Learner
+from ..core.curvature import Curvature, ReverseOverReverse, Where
 from ..core.linear import ConjugateGradient, LinearSolver
 from ..core.types import MetaGradient, Params, Task
-from .curvature import Curvature, ReverseOverReverse, Where
 from .sweep import outer_gradient
 
 

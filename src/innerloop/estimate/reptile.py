@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..core import loop, trees
+from ..core import path as loop
+from ..core import trees
 from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
 from ..core.types import MetaGradient, Params, Task
 from .sweep import pull_start

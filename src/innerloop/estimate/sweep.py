@@ -24,11 +24,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..core import loop, trees
+from ..core import path as loop
+from ..core import trees
 from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
-from ..core.loop import Point
+from ..core.curvature import Curvature, Linearised, ReverseOverReverse, Where, gradient_at
+from ..core.path import Point
 from ..core.types import Batch, MetaGradient, Params, Task
-from .curvature import Curvature, Linearised, ReverseOverReverse, Where, gradient_at
 from .unrolled import Unrolled
 
 KEPT_STEPS, KEPT_BYTES = 16, 8 * 2**20

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import loop, trees
+from ..core import path as loop
+from ..core import trees
 from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
 from ..core.types import MetaGradient, Params, Task
 

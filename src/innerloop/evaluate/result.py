@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .atomic import write_text
+from ..core.files import write_text
 
 Metric = Literal["accuracy", "mse"]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..core import loop, trees
+from ..core import path as loop
+from ..core import trees
 from ..core.contract import Outcome
-from ..core.loop import Point
+from ..core.path import Point
 from ..core.types import Params, Task
+from ..objective.losses import Loss, LossLike
 from ..scope import Scope
 from ..solve import Solver
 from .gradient import GradientLearner
-from .losses import Loss, LossLike
 
 
 class BootstrappedLearner(GradientLearner):

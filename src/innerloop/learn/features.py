@@ -7,10 +7,10 @@ from abc import abstractmethod
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from ..call.model import ModelCall
 from ..core.contract import Learner, Outcome
 from ..core.types import Batch, Params, Task
-from .losses import Loss, LossLike, as_loss
-from .model_call import ModelCall
+from ..objective.losses import Loss, LossLike, as_loss
 
 
 class FeatureLearner(Learner):

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ..core import loop, streams
+from ..call.model import ModelCall
+from ..core import path as loop
+from ..core import streams
 from ..core.contract import Around, IterativeLearner, Outcome
 from ..core.types import Batch, Params, Task
+from ..objective.losses import Loss, LossLike, as_loss
+from ..objective.multi_step import MultiStep
 from ..scope import All, Scope
 from ..solve import Fixed, GradientDescent, Proximal, Solver
-from .losses import Loss, LossLike, as_loss
-from .model_call import ModelCall
-from .multi_step import MultiStep
 
 
 class GradientLearner(IterativeLearner):
@@ -24,7 +25,7 @@ class GradientLearner(IterativeLearner):
     The inner objective is loss(support) + penalty(phi, phi_0) + regulariser(weights); the outer one
     is loss(query). `batch_size` draws the support in shuffled mini-batches, one per step, without
     replacement until all were seen (Reptile). `norm` is the normalisation policy (see
-    `innerloop.learn.norm`); `regulariser` maps one task's weights (a dict by name) to a scalar.
+    `innerloop.call.policy`); `regulariser` maps one task's weights (a dict by name) to a scalar.
     `multi_step` weighs outer losses at every step (MAML++); the loss at phi_K is then in `stats`
     as `query_loss`.
     """

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.contract import Outcome
+from ..core.strength import positive
 from ..core.types import Batch, Params, Task
-from ..solve.head import Head
-from ..solve.strength import positive
+from ..heads.head import Head
+from ..objective.losses import Loss, LossLike
 from .features import FeatureLearner, membership
-from .losses import Loss, LossLike
 
 
 class HeadLearner(FeatureLearner):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ..call.model import differentiable_kernels
+from ..core.cell import cell_step, cell_weights
+from ..core.strength import positive
 from ..core.types import Batch, Params
-from ..solve.cell import cell_step, cell_weights
-from ..solve.strength import positive
 from .features import FeatureLearner, membership
-from .model_call import differentiable_kernels
 
 
 class MatchingLearner(FeatureLearner):

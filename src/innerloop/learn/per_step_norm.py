@@ -9,11 +9,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import trees
 from ..core.types import Batch, Params
+from ..objective.losses import Loss, LossLike
+from ..objective.multi_step import MultiStep
 from ..scope import Scope
 from ..solve import Solver
 from .gradient import GradientLearner
-from .losses import Loss, LossLike
-from .multi_step import MultiStep
 
 log = logging.getLogger("innerloop")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..call.model import differentiable_kernels
 from ..core.types import Batch, Params
 from .features import FeatureLearner, membership
-from .model_call import differentiable_kernels
 
 
 class ProtoLearner(FeatureLearner):

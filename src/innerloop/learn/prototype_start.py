@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.types import Batch, Params
+from ..objective.losses import Loss, LossLike
 from ..scope import Scope
 from ..solve import Solver
 from .features import membership
 from .gradient import GradientLearner
-from .losses import Loss, LossLike
 
 
 class PrototypeStart(GradientLearner):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..core.cell import cell_step, cell_weights
 from ..core.types import Params
-from .cell import cell_step, cell_weights
 from .solver import Solver
 
 DECADES = 10.0

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core import trees
+from ..core.strength import Strength
 from ..core.types import Params
-from .strength import Strength
 
 
 class Proximal(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.types import Batch, Params, Task
 from ..learn import FeatureLearner, GradientLearner
-from ..learn.losses import Loss, LossLike
+from ..objective.losses import Loss, LossLike
 from ..scope import Scope
 from ..solve import Proximal, Solver
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.types import Params
-from ..learn import BootstrappedLearner, GradientLearner, MultiStep, PerStepNorm, PrototypeStart
-from ..learn.losses import per_task
+from ..learn import BootstrappedLearner, GradientLearner, PerStepNorm, PrototypeStart
+from ..objective import MultiStep
+from ..objective.losses import per_task
 from ..scope import All, Context, Except, Only, Zeroed
 from ..solve import (
     Adam,

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..call.model import differentiable_kernels
 from ..core import streams, trees
 from ..core.contract import Estimator
+from ..core.curvature import Where
 from ..core.types import Params, Task
 from ..doctor import central_differences
 from ..doctor.gradient import flat_gradient
@@ -26,9 +28,7 @@ from ..estimate import (
     Unrolled,
     split,
 )
-from ..estimate.curvature import Where
 from ..learn import FeatureLearner, GradientLearner
-from ..learn.model_call import differentiable_kernels
 from ..method import Method
 from .case import Case, FeatureCase
 

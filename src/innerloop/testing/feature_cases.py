@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import nn
 
+from ..heads import SVM, Logistic, Ridge
 from ..learn import FeatureLearner, HeadLearner, MatchingLearner, ProtoLearner
-from ..solve import SVM, Logistic, Ridge
 from . import models
 from .case import FeatureCase
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..concepts import ConceptMethod
 from ..core import streams
 from ..core.types import Batch, MetaGradient, Task
 from ..data.source import Splits
+from ..methods.concepts import ConceptMethod
 from .baseline import Trainable
 from .ranks import Ranks
 from .settings import Settings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..images import is_image
+from ..images.files import is_image
 from ..pool import ClassPool
 from ..validate import named
 from .layout import SHORT, Layout, Split, check_split, from_files

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..images import BadImage, read_image
+from ..images.files import BadImage, read_image
 from ..pool import ClassPool
 from ..validate import named
 from .layout import SHORT, SPLITS, Layout, Split, check_split

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images import BadImage, read_image
+from ..images.files import BadImage, read_image
 from ..pool import ClassPool
 from ..validate import named
 

@@ -1,0 +1,1 @@
+"""Pictures as tasks: folders, glyphs, Omniglot, and episodes of any class pool."""

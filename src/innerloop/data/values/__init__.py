@@ -1,0 +1,1 @@
+"""Numbers as tasks: families of functions."""

@@ -1,0 +1,5 @@
+"""Tasks over several processes."""
+
+from .ranks import ENVIRONMENT, LostRank, Ranks, joined, launched, restarted, spawn
+
+__all__ = ["ENVIRONMENT", "LostRank", "Ranks", "joined", "launched", "restarted", "spawn"]
