@@ -1,24 +1,47 @@
-"""A method: a learner and an estimator. Everything a user holds in the hand."""
+"""A method: a learner, an objective and an estimator. Everything a user holds in the hand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .call import slots as functional
+from .call.slots import slots
 from .core import checks, trees
-from .core import path as loop
 from .core.carry import Carry
-from .core.contract import Estimator, IterativeLearner
+from .core.contract import (
+    Estimator,
+    Learner,
+    Memory,
+    MetaGradientFunction,
+    Objective,
+    OuterWeights,
+    Path,
+    Point,
+)
 from .core.notices import Notices
-from .core.types import Batch, MetaGradient, Params, Task
-from .engine import TURN, Engine, Precision, Recorder, check_choice, running
+from .core.path import summary, trajectory
+from .core.types import (
+    Batch,
+    MetaGradient,
+    Params,
+    Task,
+    Tree,
+    concat,
+    count,
+    examples,
+    leaf,
+    leaves,
+    mapped,
+    shapes,
+    stack,
+)
+from .engine import TURN, Engine, Precision, Recorder, execution, refuse_recording
+from .estimate import Adjoint
 from .estimate.batching import mean_gradient, single_threaded, split
-from .learn import FeatureLearner, GradientLearner
 
 FUSED = 2**25
 """Multiply-adds of one task's forward pass up to which a CPU runs all tasks as one batch."""
@@ -26,95 +49,197 @@ FUSED = 2**25
 SHARED_OUT = 2**20
 """Input values of a task up to which a recorded engine runs several tasks at once on a CPU."""
 
+Tasks = Task | Sequence[Task]
+"""Stacked tasks, or a sequence of them that may have different shapes."""
+
 
 class Method(nn.Module):
-    """What is adapted, how, and how it is differentiated, bound to a model.
+    """What is adapted and how, what it is judged by, and how that is differentiated.
 
-    `named_parameters()` are the meta-parameters: the model's weights (names ending in
-    `model.<name>`) and what the solver learns (`solver.*`).
+    `named_parameters()` are the meta-parameters: under `learner.` the model's weights (names ending
+    in `model.<name>`) and what solver, scope and inner terms learn, under `objective.` what the
+    objective learns.
 
     `chunk` is the number of tasks run at once: 1 loops over tasks, T runs them as one fused batch;
     results agree to rounding. "auto" is 1 for recurrent layers (`vmap` cannot batch them), and on a
     CPU for convolutions (grouped ones are slower than a loop there) and where one task alone keeps
     a core busy (weights times support rows above `FUSED`), else all tasks.
 
-    Raises ValueError when the estimator cannot differentiate the learner, naming both and the fix.
+    Wherever tasks are taken, a list of them may have different shapes: those of one shape run
+    together, exactly.
+
+    Raises ValueError when the pieces do not fit together, naming both and the fix.
     """
 
     def __init__(
         self,
-        name: str,
-        learner: GradientLearner | FeatureLearner,
-        estimator: Estimator,
+        learner: Learner,
+        objective: Objective,
+        estimator: Estimator | None = None,
         *,
+        name: str = "method",
         chunk: int | Literal["auto"] = "auto",
     ):
         super().__init__()
-        reason = estimator.refuse(learner)
-        if reason:
-            raise ValueError(reason)
-        if chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-            raise ValueError(f'expected chunk >= 1 or "auto", got chunk={chunk!r}')
+        for role, piece, kind in (
+            ("a learner", learner, Learner),
+            ("an objective, such as Query(loss)", objective, Objective),
+            ("an estimator, such as Adjoint()", estimator or Adjoint(), Estimator),
+        ):
+            if not isinstance(piece, kind):
+                raise ValueError(f"expected {role}, got {type(piece).__name__}: {piece!r:.80}")
+        if chunk != "auto":
+            checks.whole("chunk", chunk)
         self.name = name
         self.learner = learner
-        self.estimator = estimator
+        self.objective = objective
+        self.estimator = estimator or Adjoint()
         self.chunk = chunk
+        self._bound: dict[int, tuple[Estimator, MetaGradientFunction]] = {}
+        self.estimator.on(learner, objective)  # refuses whatever it may turn into, too
+        self._function(0.0)
+        path = learner.offer(Path)  # type: ignore[type-abstract]
+        self._steps = path.steps if isinstance(path, Path) else 0
         # Walking the module tree at every step would cost more than a small step itself.
-        names = {name: name for name, _ in learner.named_parameters()}
-        self._slots = functional.slots(learner, names)
-        first = next(learner.model.parameters())
-        self._first = next((home, key) for home, key, _ in self._slots if home[key] is first)
+        places = {k: k for k, _ in learner.named_parameters()}
+        self._slots = slots(learner, places)
+        for home, key, k in slots(objective, {k: k for k, _ in objective.named_parameters()}):
+            self._slots.append((home, key, f"objective.{k}"))
+        self._dtypes = {p.dtype for p in learner.parameters() if p.is_floating_point()}
+        models = {id(m) for call in self._calls() for m in call.model.modules()}
+        self._own = [m for m in (*learner.modules(), *objective.modules()) if id(m) not in models]
         self._recorder: Recorder | None = None
         self._notices = Notices()
-        self._following = [p for p in (estimator, *learner.modules()) if hasattr(p, "at_progress")]
-        self._told_progress = not self._following
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        inner: Callable[[nn.Module, Batch], Tensor],
+        outer: Callable[[nn.Module, Batch], Tensor],
+        solver: Any,
+        scope: Any = None,
+        estimator: Estimator | None = None,
+        metric: Any = None,
+        norm: str | None = None,
+        chunk: int | Literal["auto"] = "auto",
+        name: str = "method",
+    ) -> Method:
+        """A method from two functions of (model, batch), each the loss of one task as a scalar.
+
+        Any differentiable code may stand in them: two forward passes, hidden features, derivatives
+        in the inputs. `solver` is e.g. `GradientDescent(0.1, 5)`.
+
+        >>> import torch
+        >>> from innerloop import Method
+        >>> from innerloop.solve import GradientDescent
+        >>> def loss(model, batch):
+        ...     return (model(batch.x) - batch.y).square().mean()
+        >>> net = torch.nn.Linear(1, 1)
+        >>> Method.of(net, inner=loss, outer=loss, solver=GradientDescent(0.1, 1)).name
+        'method'
+        """
+        from .learn import GradientLearner
+        from .objective import Computed, ComputedQuery
+
+        learner = GradientLearner(model, solver, scope, inner=Computed(inner), norm=norm)
+        objective = ComputedQuery(outer, metric=metric)
+        return cls(learner, objective, estimator, name=name, chunk=chunk)
+
+    def replace(
+        self,
+        *,
+        learner: Learner | None = None,
+        objective: Objective | None = None,
+        estimator: Estimator | None = None,
+        name: str | None = None,
+        chunk: int | Literal["auto"] | None = None,
+    ) -> Method:
+        """The same method with some choices changed; models and all other pieces are shared.
+
+        `learner.replace(solver=…, scope=…)` changes one of a gradient learner's own.
+        """
+        return Method(
+            learner or self.learner,
+            objective or self.objective,
+            estimator or self.estimator,
+            name=name or self.name,
+            chunk=chunk or self.chunk,
+        )
 
     def meta_gradient(
-        self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
+        self,
+        tasks: Tasks,
+        *,
+        progress: float = 0.0,
+        weight: Tensor | None = None,
+        labelled: Batch | None = None,
     ) -> MetaGradient:
-        """The mean query loss over the tasks, and its gradient by this method's estimator.
+        """The mean outer loss over the tasks, and its gradient by this method's estimator.
 
-        `grads` is keyed as `dict(self.named_parameters())`, zeros for what the loss does not
-        depend on. `stats` has one value per task: loss, accuracy, and the health of inner solves.
-        Random layers and estimators draw once from torch's global generator per call. `share`
-        combines this process's result with others' before anything is stored.
+        `grads` has every trainable meta-parameter by its name, zeros for what the loss does not
+        depend on. `stats` has one value per task: loss, query_loss, the objective's metric, and the
+        health of inner solves. `progress` is the fraction of the training that is over, for pieces
+        that change over it. `weight` (T,) multiplies the tasks' losses, not their stats. `labelled`
+        are examples x (N, ...), y (N,) for an objective with a loss beside the tasks.
+
+        Random layers and estimators draw once from torch's global generator per call. Nothing is
+        stored: a solver whose state outlives the tasks takes it by `commit`.
+
+        Raises ValueError where the loss reaches no meta-parameter at all.
         """
-        tasks = self._check(tasks)
-        if not self._told_progress:
-            self._notices.standing()
+        checks.fraction("progress", progress)
+        groups, order = self._groups(tasks)
+        layout = self._layout()
         params = {name: home[key] for home, key, name in self._slots}
-        lay_out = self.learner.call.laid_out
         with torch.inference_mode(False):
             meta = {
-                k: lay_out(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()
+                k: layout(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()
             }
-        found = self._run(meta, tasks)
-        self._name_untouched(meta, found.grads)
+        weights = self._weights(leaf(groups[0].support.x), progress, weight, order)
+        found = self._run(meta, groups, weights, progress)
+        if order is not None:
+            found = MetaGradient(
+                found.loss, found.grads, {k: v[order] for k, v in found.stats.items()}, found.memory
+            )
+        if labelled is not None:
+            found = self._with_labelled(found, meta, labelled, progress)
+        self._check_reached(meta, found.grads)
         grads = {
-            f"learner.{k}": _like(p, found.grads[k]) if k in found.grads else torch.zeros_like(p)
+            self._named(k): _like(p, found.grads[k]) if k in found.grads else torch.zeros_like(p)
             for k, p in params.items()
+            if p.requires_grad
         }
         if self._recorder is None:  # a record has no graph to detach from
             grads = trees.detach(grads)
-        found = MetaGradient(found.loss.detach(), grads, found.stats, found.memory)
-        found = share(found) if share else found
-        if found.memory:
-            assert isinstance(self.learner, IterativeLearner)
-            self.learner.remember(found.memory)
         self._notices.health(found.stats)
-        return found
+        return MetaGradient(found.loss.detach(), grads, found.stats, found.memory)
 
-    def progress(self, fraction: float) -> None:
-        """Tell the pieces that change over a training that this fraction of it, 0 to 1, is over.
+    def commit(self, found: MetaGradient) -> None:
+        """Keep what outlives the tasks: the solver's mean state, where it has one."""
+        if found.memory:
+            keeper = self.learner.offer(Memory)  # type: ignore[type-abstract]
+            assert isinstance(keeper, Memory)
+            keeper.keep(found.memory)
 
-        They are those with a method `at_progress(fraction)`: estimator, learner, layers. `innerloop
-        train` calls this before every outer step; so should a loop of yours with such pieces.
+    def value(self, tasks: Tasks, *, progress: float = 0.0) -> MetaGradient:
+        """Loss and stats as `meta_gradient` gives them, without any gradient: `grads` is empty.
+
+        The loss is that at phi_K, whatever steps the objective weighs beside it.
         """
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"expected a fraction of the training in [0, 1], got {fraction!r}")
-        self._told_progress = True
-        for piece in self._following:
-            piece.at_progress(fraction)
+        groups, order = self._groups(tasks)
+        found = []
+        with self._context(progress=progress), torch.no_grad():
+            meta = self._values()
+            for part in self._parts(groups):
+                point = self.learner.adapt(meta, part.support)
+                outcome = self.objective.losses(self.learner, meta, point, part)
+                stats = summary(self.objective, outcome, part)
+                found.append(stats | self.learner.health(meta, point, part.support))
+        stats = {k: torch.cat([s[k] for s in found]) for k in found[0]}
+        stats = stats if order is None else {k: v[order] for k, v in stats.items()}
+        return MetaGradient(stats["loss"].mean(), {}, stats)
 
     def use(self, engine: Engine = "eager", *, precision: Precision = "float32") -> Method:
         """How meta-gradients are executed from now on; returns this method.
@@ -130,59 +255,75 @@ class Method(nn.Module):
 
         Raises ValueError where this method cannot be recorded, with the reason.
         """
-        check_choice("engine", engine, Engine)
-        check_choice("precision", precision, Precision)
+        checks.one_of("engine", engine, Engine)
+        checks.one_of("precision", precision, Precision)
         recorder = None
         if engine != "eager":
-            recorder = Recorder(self.estimator, compiled=engine == "compiled")
-            reason = recorder.refuse(self.learner)
+            reason = refuse_recording(self.learner, self.estimator)
             if reason:
                 raise ValueError(reason)
+            compiled = engine == "compiled"
+            recorder = Recorder(self.learner, self.objective, compiled=compiled)
         self._recorder = recorder
-        self.learner.call.precision = torch.bfloat16 if precision == "bfloat16" else None
+        for call in self._calls():
+            call.precision = torch.bfloat16 if precision == "bfloat16" else None
         return self
 
-    def loss(self, tasks: Task) -> Tensor:
-        """The mean query loss; its `.backward()` adds `meta_gradient(tasks).grads` to `.grad`.
+    def loss(
+        self,
+        tasks: Tasks,
+        *,
+        progress: float = 0.0,
+        weight: Tensor | None = None,
+        labelled: Batch | None = None,
+    ) -> Tensor:
+        """The mean outer loss; its `.backward()` adds the meta-gradient to every `.grad`.
 
         The gradient is already computed when this returns, so memory stays flat and wrappers see
-        an ordinary first-order graph.
+        an ordinary first-order graph. It is a step of a training: what outlives tasks is kept.
         """
-        found = self.meta_gradient(tasks)
+        found = self.meta_gradient(tasks, progress=progress, weight=weight, labelled=labelled)
+        self.commit(found)
         trained = {k: p for k, p in self.named_parameters() if p.requires_grad}
         carried: Tensor = Carry.apply(
             found.loss, [found.grads[k] for k in trained], *trained.values()
         )
         return carried
 
-    def forward(self, tasks: Task) -> Tensor:
+    def forward(self, tasks: Tasks, labelled: Batch | None = None) -> Tensor:
         """The same as `loss`, for wrappers that call the module."""
-        return self.loss(tasks)
+        return self.loss(tasks, labelled=labelled)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> nn.Module:
+    def adapt(self, support_x: Tree, support_y: Tree, steps: int | None = None) -> nn.Module:
         """A plain module adapted to ONE task: support_x (n, ...), support_y (n, ...).
 
         It is in eval mode, has no graph, and follows the normalisation policy by itself; dropout is
         off while adapting too. `steps` replaces the trained number of inner steps.
+
+        Raises ValueError where adapting led to weights that are not finite.
         """
-        if not isinstance(support_x, Tensor) or not isinstance(support_y, Tensor):
+        if not leaves(support_x) or not leaves(support_y):
             raise ValueError(
                 f"expected tensors, got support_x {type(support_x).__name__} and support_y "
                 f"{type(support_y).__name__}; convert with torch.as_tensor"
             )
-        support = Batch(support_x.unsqueeze(0), support_y.unsqueeze(0))
+        support = mapped(lambda v: v.unsqueeze(0), Batch(support_x, support_y))
         support = self._check(Task(support, support)).support
-        with running(self.learner, training=False), torch.no_grad():
-            for phi in self._phis(support, steps):
-                adapted = phi  # only the last is kept: memory does not grow with the steps
-            if isinstance(self.learner, IterativeLearner):
-                end = loop.Point(self._steps(steps), adapted, {})
-                self._notices.health(loop.health(self.learner, self._values(), end, support))
-            else:
-                self._notices.health(adapted)  # beside its weights a head says how its solve went
-            return self.learner.materialise(adapted, support)
+        with self._context(training=False), torch.no_grad():
+            meta = self._values()
+            for point in self._points(meta, support, steps):
+                end = point  # only the last is kept: memory does not grow with the steps
+            bad = [k for k, v in end.phi.items() if not bool(torch.isfinite(v).all())]
+            if bad:
+                raise ValueError(
+                    f"adapting led to weights that are not finite (in {bad[0]}) after {end.t} "
+                    "steps: lower the inner rate, or look for values in the support set that are "
+                    "far from those of training"
+                )
+            self._notices.health(self.learner.health(meta, end, support))
+            return self.learner.module(end, support)
 
-    def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
+    def query_outputs(self, tasks: Task, steps: int | None = None) -> Tree:
         """Query outputs before adaptation and after each of S inner steps: (S+1, T, n, ...).
 
         In eval mode: without dropout. No graph is kept. A learner without steps returns
@@ -190,26 +331,26 @@ class Method(nn.Module):
         """
         tasks = self._check(tasks)
         parts = []
-        with running(self.learner, training=False), torch.no_grad():
+        with self._context(training=False), torch.no_grad():
             meta = self._values()
-            for part in split(tasks, self._chunk(tasks.support.x)):
+            for part in split(tasks, self._chunk(tasks)):
                 outputs = [
-                    self.learner.predict(meta, phi, part.query.x, part.support)
-                    for phi in self._phis(part.support, steps)
+                    self.learner.predict(meta, point, part.query.x, part.support)
+                    for point in self._points(meta, part.support, steps)
                 ]
                 # A tolerance may end the loop early: later steps would have changed nothing.
-                wanted = self._steps(steps) + 1
-                outputs += [outputs[-1]] * (wanted - len(outputs))
-                parts.append(torch.stack(outputs))
-        return torch.cat(parts, 1)
+                outputs += [outputs[-1]] * (self._wanted(steps) + 1 - len(outputs))
+                parts.append(stack(outputs))
+        return concat(parts, 1)
 
     def trajectory(self, support: Batch, steps: int | None = None) -> list[Params]:
         """phi_0 … phi_S of stacked tasks, leaves (T, ...), without a graph."""
         tasks = self._check(Task(support, support))
-        with running(self.learner, training=False), torch.no_grad():
+        with self._context(training=False), torch.no_grad():
+            meta = self._values()
             parts = [
-                list(self._phis(part.support, steps))
-                for part in split(tasks, self._chunk(support.x))
+                [point.phi for point in self._points(meta, part.support, steps)]
+                for part in split(tasks, self._chunk(tasks))
             ]
         longest = max(map(len, parts))
         padded = [part + part[-1:] * (longest - len(part)) for part in parts]
@@ -220,77 +361,180 @@ class Method(nn.Module):
 
     def describe(self) -> dict[str, str]:
         """What was done, in words, for every table of results."""
+        told = self.learner.describe()
+        inner, outer = told.pop("loss", ""), self.objective.describe()
+        loss = outer if not inner or outer.startswith(inner) else f"{inner} inside, {outer} outside"
         return {
             "method": self.name,
-            **self.learner.describe(),
+            **told,
+            "loss": loss,
             "estimator": self.estimator.describe(),
         }
 
-    def _run(self, meta: Params, tasks: Task) -> MetaGradient:
-        chunk = self._chunk(tasks.support.x)
-        if self._recorder is None:
-            with running(self.learner):
-                return mean_gradient(self.estimator, self.learner, meta, tasks, chunk)
-        parts, threads = split(tasks, chunk), self._threads(tasks)
-        with TURN:
-            self.learner.call.follow_modes()
-            with single_threaded(len(parts) > 1 < threads):
-                replay = self._recorder.prepared(self.learner, meta, parts)
-            return mean_gradient(replay, self.learner, meta, tasks, chunk, threads=threads)
+    def _calls(self) -> list[Any]:
+        return [*self.learner.calls(), *self.objective.calls()]
 
-    def _threads(self, tasks: Task) -> int:
+    def _context(self, *, training: bool = True, progress: float = 0.0) -> Any:
+        return execution(self._calls(), self._own, training=training, progress=progress)
+
+    def _function(self, progress: float) -> MetaGradientFunction:
+        """The meta-gradient of this fraction of a training, bound once."""
+        estimator = self.estimator.at(progress)
+        found = self._bound.get(id(estimator))
+        if found is None:
+            found = estimator, estimator.on(self.learner, self.objective)
+            self._bound[id(estimator)] = found
+        return found[1]
+
+    def _weights(
+        self, like: Tensor, progress: float, weight: Tensor | None, order: Tensor | None
+    ) -> OuterWeights:
+        steps = self.objective.weights(self._steps, progress)
+        steps = None if steps is None else steps.to(like.device)
+        if weight is not None and order is not None:
+            weight = weight[order.argsort()]
+        return OuterWeights(steps, weight)
+
+    def _run(
+        self, meta: Params, groups: list[Task], weights: OuterWeights, progress: float
+    ) -> MetaGradient:
+        function, parts = self._function(progress), self._parts(groups)
+        if self._recorder is None:
+            with self._context(progress=progress):
+                return mean_gradient(function, meta, parts, weights)
+        threads = self._threads(groups)
+        with TURN:
+            for call in self._calls():
+                call.follow_modes()
+                call.follow_progress(progress)
+            with single_threaded(len(parts) > 1 < threads):
+                replay = self._recorder.prepared(function, meta, parts, weights, self._own)
+            return mean_gradient(replay, meta, parts, weights, threads=threads)
+
+    def _with_labelled(
+        self, found: MetaGradient, meta: Params, labelled: Batch, progress: float
+    ) -> MetaGradient:
+        """Add the objective's loss beside the tasks, and its gradient."""
+        with self._context(progress=progress), torch.enable_grad():
+            loss, stats = self.objective.beside(self.learner, meta, labelled)
+            grads = trees.gradient(loss.unsqueeze(0), meta)
+        tasks = len(next(iter(found.stats.values())))
+        told = {k: v.expand(tasks) for k, v in stats.items()}
+        return MetaGradient(
+            found.loss + loss.detach(),
+            trees.merge(found.grads, grads),
+            {**found.stats, **told},
+            found.memory,
+        )
+
+    def _threads(self, groups: list[Task]) -> int:
         """Threads that share tasks; large tasks run one after another, at the memory of one."""
-        values = sum(math.prod(batch.x.shape[1:]) for batch in tasks)
-        small = values < SHARED_OUT and tasks.support.x.device.type == "cpu"
+        tasks = groups[0]
+        values = sum(math.prod(v.shape[1:]) for batch in tasks for v in leaves(batch.x))
+        small = values < SHARED_OUT and leaf(tasks.support.x).device.type == "cpu"
         return torch.get_num_threads() if small else 1
 
-    def _phis(self, support: Batch, steps: int | None) -> Iterator[Params]:
-        self._steps(steps)
-        meta = self._values()
-        if isinstance(self.learner, IterativeLearner):
-            for point in loop.points(self.learner, meta, support, steps):
-                yield point.phi
-        else:
+    def _points(self, meta: Params, support: Batch, steps: int | None) -> Iterator[Point]:
+        self._wanted(steps)
+        way = trajectory(self.learner)
+        if way is None:
             yield self.learner.adapt(meta, support)
+        else:
+            yield from way.points(meta, support, steps)
 
-    def _steps(self, steps: int | None) -> int:
-        if not isinstance(self.learner, IterativeLearner):
+    def _wanted(self, steps: int | None) -> int:
+        way = trajectory(self.learner)
+        if way is None:
             return 0
         if steps is None:
-            return self.learner.steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"expected a number of inner steps >= 0, got steps={steps!r}")
-        return steps
+            return way.steps
+        return checks.whole("steps", steps, least=0)
 
     def _values(self) -> Params:
-        lay_out = self.learner.call.laid_out
-        return {name: lay_out(home[key].detach()) for home, key, name in self._slots}
+        layout = self._layout()
+        return {name: layout(home[key].detach()) for home, key, name in self._slots}
+
+    def _layout(self) -> Callable[[Tensor], Tensor]:
+        calls = self.learner.calls()
+        return calls[0].laid_out if calls else lambda v: v
+
+    def _named(self, k: str) -> str:
+        """A name among the meta-parameters as `named_parameters` has it."""
+        return k if k.startswith("objective.") else f"learner.{k}"
+
+    def _groups(self, tasks: Tasks) -> tuple[list[Task], Tensor | None]:
+        """Tasks of one shape stacked together, and where each task stands among them."""
+        if isinstance(tasks, Task):
+            return [self._check(tasks)], None
+        if not isinstance(tasks, Sequence) or not tasks:
+            raise ValueError(
+                f"expected innerloop.Task(support=Batch(x, y), query=Batch(x, y)), or a list of "
+                f"them, got {type(tasks).__name__}"
+            )
+        alike: dict[Any, list[int]] = {}
+        checked = [self._check(task) for task in tasks]
+        for i, task in enumerate(checked):
+            alike.setdefault(shapes(mapped(lambda v: v[:0], task)), []).append(i)
+        groups = [concat([checked[i] for i in members]) for members in alike.values()]
+        sizes = [count(task) for task in checked]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        stacked = [
+            place
+            for members in alike.values()
+            for i in members
+            for place in range(starts[i], starts[i] + sizes[i])
+        ]
+        device = leaf(groups[0].support.x).device
+        return groups, torch.tensor(stacked, device=device).argsort()
+
+    def _parts(self, groups: list[Task]) -> list[Task]:
+        return [part for group in groups for part in split(group, self._chunk(group))]
 
     def _check(self, tasks: Task) -> Task:
-        checks.tasks(tasks, self.learner.kind)
-        home, key = self._first
-        for batch in tasks:
-            checks.dtype(batch.x, home[key].dtype)
+        checks.tasks(tasks)
+        flat = leaves(tasks)
+        if not torch.is_autocast_enabled(flat[0].device.type):
+            for batch in tasks:
+                checks.dtypes(leaves(batch.x), self._dtypes)
+        alone = checks.one_class(tasks.support.y)
+        if alone:
+            self._notices.once(alone)
         # Tensors made in inference mode cannot be differentiated through; copies can.
         with torch.inference_mode(False):
-            return Task(*(Batch(*(t.clone() if t.is_inference() else t for t in b)) for b in tasks))
+            if any(v.is_inference() for v in flat):
+                return mapped(lambda v: v.clone() if v.is_inference() else v, tasks)
+        return tasks
 
-    def _chunk(self, x: Tensor) -> int:
-        call = self.learner.call
-        if not call.batchable:
+    def _chunk(self, tasks: Task) -> int:
+        calls, x = self._calls(), leaf(tasks.support.x)
+        reason = next((call.unbatchable for call in calls if not call.batchable), None)
+        if reason is not None:
             if self.chunk not in (1, "auto"):
-                self._notices.once(f"tasks run one after another (chunk=1): {call.unbatchable}")
+                self._notices.once(f"tasks run one after another (chunk=1): {reason}")
             return 1
         if self.chunk != "auto":
             return int(self.chunk)
         # A rule, not a stopwatch: resuming bit for bit must not depend on what the machine did.
-        rows = x[0].numel() if call.convolutional or not x.is_floating_point() else x.shape[1]
-        large = call.convolutional or call.size * rows > FUSED
+        convolutional = any(call.convolutional for call in calls)
+        size = sum(call.size for call in calls)
+        whole = convolutional or not x.is_floating_point()
+        rows = x[0].numel() if whole else examples(tasks.support)
+        large = convolutional or size * rows > FUSED
         return 1 if large and x.device.type == "cpu" else len(x)
 
-    def _name_untouched(self, meta: Params, grads: Params) -> None:
-        """A meta-parameter without gradient is more often a mistake than a wish: say so, once."""
-        missing = [k for k, v in meta.items() if v.requires_grad and k not in grads]
+    def _check_reached(self, meta: Params, grads: Params) -> None:
+        """A meta-parameter without gradient is more often a mistake than a wish: say so, once.
+
+        All of them without one is an error: no training could come of it.
+        """
+        wanted = [k for k, v in meta.items() if v.requires_grad]
+        missing = [k for k in wanted if k not in grads]
+        if wanted and len(missing) == len(wanted):
+            raise ValueError(
+                f"the outer loss reaches none of the meta-parameters ({', '.join(missing)}): is "
+                "the model's output detached, or computed from tensors that are not its own "
+                "parameters?"
+            )
         if missing:
             self._notices.once("the meta-gradient does not reach " + ", ".join(missing))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,14 @@ log = logging.getLogger("innerloop")
 _RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
 _CONVOLUTION = nn.modules.conv._ConvNd
 _BLOCKED = (torch.float32, torch.bfloat16)
+
+
+@runtime_checkable
+class FollowsProgress(Protocol):
+    """A layer that changes over a training, such as a dropout rate that rises."""
+
+    def at_progress(self, fraction: float) -> None:
+        """Take what belongs to this fraction of the run, 0 to 1."""
 
 
 class ModelCall:
@@ -61,10 +70,21 @@ class ModelCall:
         self._draws: dict[tuple[bool, ...], bool] = {}
         self._given: Params | None = None
         self.precision: torch.dtype | None = None
+        self._following = [
+            layer
+            for tree in (model, self._copy)
+            for layer in tree.modules()
+            if isinstance(layer, FollowsProgress)
+        ]
         self.follow_modes()
         self.unbatchable = next((w for m in model.modules() if (w := _unbatchable(m))), None)
         self.size = sum(p.numel() for p in model.parameters())
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's."""
+        return self._model
 
     @property
     def batchable(self) -> bool:
@@ -196,6 +216,11 @@ class ModelCall:
         for theirs, ours in self._modes:
             ours.training = theirs.training and training
         self.modes = tuple(ours.training for _, ours in self._modes)
+
+    def follow_progress(self, fraction: float) -> None:
+        """Tell layers that change over a training how much of it is over, 0 to 1."""
+        for layer in self._following:
+            layer.at_progress(fraction)
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Images and kernels with channels innermost, where CPU convolutions are fastest so."""

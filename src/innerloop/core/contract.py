@@ -1,177 +1,412 @@
-"""The contract: what a learner and an estimator must offer, and nothing else.
+"""The contract: what the four choices of a method must offer each other, and nothing else.
 
 A *learner* turns meta-parameters and a support set into task parameters phi and predicts with
-them. An *estimator* turns a learner and a batch of tasks into a meta-gradient. Neither knows which
-other one it meets: an estimator only asks for the kind of learner it `needs`.
+them. An *objective* says what phi is judged by. An *estimator* binds the two to a function that
+turns tasks into a meta-gradient. None of them knows which other one it meets: what a learner can
+do beyond `adapt` and `predict` it offers as an object of a view type below, or it gives a Refusal,
+which is a value until somebody needs what was refused.
+
+A learner written outside of the library needs this page only.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from .types import Batch, MetaGradient, Params, Task
+from . import trees
+from .types import Batch, MetaGradient, Params, Task, Tree
+
+V = TypeVar("V")
 
 
-class Outcome(NamedTuple):
-    """Query losses of each task (T,), and the outputs (T, n, ...) they were computed from.
+class Point(NamedTuple):
+    """Where adaptation stands before step `t`: phi_t, the solver's state s_t; leaves (T, ...)."""
 
-    `stats` is what else the learner has to say, one value per task: (T,).
+    t: int
+    phi: Params
+    state: Params
+
+
+class Cotangents(NamedTuple):
+    """What a step's vjp gives, entries that vanish left out.
+
+    phi and state have leaves (T, ...), so has grad, the cotangent u of the inner gradient; losses
+    is (T,) or None; meta is what the step itself adds to the meta-gradient.
+    """
+
+    phi: Params
+    grad: Params
+    losses: Tensor | None
+    state: Params
+    meta: Params
+
+
+class View(ABC):
+    """The inner objective at one point, as a solver or an oracle of curvature sees it.
+
+    `losses` (T,) and `grad`, leaves (T, ...): its value and its gradient in phi.
     """
 
     losses: Tensor
-    outputs: Tensor
-    stats: Params = {}  # noqa: RUF012 (nobody writes to it)
+    grad: Params
+
+    def product(self, u: Params, losses: Tensor | None = None) -> tuple[Params, Params]:
+        """(H_phi,phi u + l g, H_meta,phi u + l dL/dmeta), entries that vanish left out.
+
+        `u` has leaves (T, ...); the cotangent `losses` l of the losses is (T,) or None.
+        """
+        raise ValueError(f"`{type(self).__name__}` gives no curvature products here")
+
+    def at(self, phi: Params) -> Tensor:
+        """The inner objective of each task at another phi: (T,), for a line search."""
+        raise ValueError(f"`{type(self).__name__}` knows the inner objective at one point only")
+
+    def linearised(self) -> View:
+        """The same view with one graph for its gradient and all products to come."""
+        return self
 
 
-class Around(NamedTuple):
-    """The inner objective around phi_t, for a solver that needs more than its gradient there.
+class Given(View):
+    """Losses and a gradient as values: what a step sees while it is itself differentiated."""
 
-    `losses` maps any phi to the objective of each task (T,), `product` maps v to H v at phi_t.
-    """
+    def __init__(self, losses: Tensor, grad: Params):
+        self.losses, self.grad = losses, grad
 
-    losses: Callable[[Params], Tensor]
-    product: Callable[[Params], Params]
+
+class Refusal(NamedTuple):
+    """Why something is not offered, and what to do: both are sentences for the user."""
+
+    reason: str
+    fix: str
+
+
+class Refused(ValueError):
+    """Pieces that cannot be put together, with both names, the reason, and what to do."""
+
+
+class Network(Protocol):
+    """What a method and an engine ask of a model that a learner calls (`innerloop.call`)."""
+
+    unbatchable: str | None
+    convolutional: bool
+    size: int
+    precision: torch.dtype | None
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def batchable(self) -> bool: ...
+    @property
+    def random(self) -> bool: ...
+    @property
+    def modes(self) -> Hashable: ...
+    def laid_out(self, x: Tensor) -> Tensor: ...
+    def follow_modes(self, training: bool = True) -> None: ...
+    def follow_progress(self, fraction: float) -> None: ...
 
 
 class Learner(nn.Module, ABC):
     """adapt on support -> predict on query. `meta` is `dict(self.named_parameters())`.
 
-    Every function is pure in (meta, phi): tensors come in as arguments and go out as values.
+    Every function is pure in (meta, phi): tensors come in as arguments and go out as values. When
+    an objective has parameters of its own, they stand in `meta` under `objective.`.
     """
 
-    kind: Literal["classification", "regression"]
-
-    @property
-    def phase(self) -> object:
-        """What the progress of training has changed about the operations: to a recorded engine
-        another phase is another computation. Numbers that change are buffers of the learner."""
-        return None
+    @abstractmethod
+    def adapt(self, meta: Params, support: Batch) -> Point:
+        """phi of each task, leaves (T, ...), differentiable in `meta` where gradients are on."""
 
     @abstractmethod
-    def adapt(self, meta: Params, support: Batch) -> Params:
-        """phi of each task, leaves (T, ...), differentiable in `meta`."""
+    def predict(self, meta: Params, point: Point, x: Tree, support: Batch) -> Tree:
+        """Outputs (T, n, ...) for `x` (T, n, ...); `support` is the set the point came from."""
 
     @abstractmethod
-    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
-        """Outputs (T, n, ...) for `x` (T, n, ...). `support` is the set that phi came from."""
-
-    @abstractmethod
-    def outer(self, meta: Params, phi: Params, task: Task) -> Outcome:
-        """The outer objective at phi: query losses (T,) and outputs."""
+    def module(self, point: Point, support: Batch) -> nn.Module:
+        """The adapted model of ONE task (leaves (1, ...)) as a plain module in eval mode."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """What this learner is, in words, for every table of results."""
 
+    def health(self, meta: Params, point: Point, support: Batch) -> Params:
+        """How well this point solves its problem: stats, one value per task (T,); {} if unknown."""
+        return {}
 
-class IterativeLearner(Learner):
-    """A learner whose phi is reached step by step along the gradient of an inner objective.
+    def calls(self) -> list[Network]:
+        """The models that it calls; empty for a learner that needs no care about its models."""
+        return []
 
-    phi_{t+1}, s_{t+1} = step(meta, t, phi_t, g_t, losses_t, s_t),  g_t = d sum(losses_t) / d phi.
-    `stationary` is None when phi_K approaches a stationary point of `inner_losses` (what the
-    implicit function theorem needs), else the reason why it does not. `persistent` says that the
-    solver's state outlives the task; `remember` then takes its mean over tasks. `plain` says that a
-    step is phi - (constant) g, so that dphi'/dphi is I - alpha H and nothing else. `searches` says
-    that the next phi comes from `search` in place of `step`; then only the end of the way can be
-    differentiated. `varies` is None when all tasks of a shape meet the same tensor operations, else
-    the reason why they do not: such a learner cannot be recorded.
+    def offer(self, view: type[V]) -> V | Refusal:
+        """This learner seen as a `Path`, `Trajectory`, `Optimum`, `Program`, `Memory`, …"""
+        name = type(self).__name__
+        return Refusal(f"`{name}` adapts at once, not step by step", "Use `Unrolled()`")
+
+
+class Path(ABC):
+    """A learner seen as a recurrence: what `Adjoint`, `FirstOrder`, `Reptile` differentiate.
+
+        phi_{t+1}, s_{t+1} = step(meta, t, phi_t, g_t, l_t, s_t),  g_t = d sum(losses) / d phi.
+
+    With a `tolerance` a task stops once the norm of its gradient is at or below it.
     """
 
     steps: int
-    stationary: str | None
-    tolerance: float | None
-    persistent: bool
-    plain: bool
-    searches: bool = False
-    varies: str | None = None
+    tolerance: float | None = None
 
     @abstractmethod
-    def start(self, meta: Params, support: Batch) -> Params:
-        """phi_0 of each task, leaves (T, ...)."""
+    def start(self, meta: Params, support: Batch) -> Point:
+        """phi_0 and the solver's state there."""
+
+    def data(self, meta: Params, point: Point, support: Batch) -> Batch:
+        """The examples of this step, by default all. The same call gives the same ones."""
+        return support
 
     @abstractmethod
-    def initial_state(self, meta: Params, phi: Params) -> Params:
-        """The solver's state at phi_0 (momentum, moments): leaves (T, ...); empty when none."""
+    def losses(self, meta: Params, point: Point, data: Batch) -> Tensor:
+        """The inner objective of each task: (T,). The same call gives the same value."""
 
     @abstractmethod
-    def inner_losses(self, meta: Params, t: int, phi: Params, support: Batch) -> Tensor:
-        """The inner objective of each task at step t: (T,). The same call gives the same value."""
+    def step(self, meta: Params, point: Point, view: View) -> Point:
+        """One update. It never calls autograd: the gradient comes with the view."""
 
-    @abstractmethod
-    def step(
-        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        """One inner update. Never calls autograd: the gradient is an argument."""
+    def pull(self, meta: Params, point: Point, view: View, lam: Params, mu: Params) -> Cotangents:
+        """The vjp of the step, applied to the cotangents of phi_{t+1} and s_{t+1}."""
+        return pull_by_autograd(self.step, meta, point, view, lam, mu)
 
-    def search(
-        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
-    ) -> Params:
-        """phi_{t+1} of a learner that `searches`."""
-        raise NotImplementedError(f"`{type(self).__name__}` goes by `step`")
+    def pull_constant(self, lam: Params, mu: Params) -> tuple[Params, Params] | None:
+        """(lam, mu) before a step whose gradient counts as constant, if no point is needed for it.
 
-    @abstractmethod
-    def remember(self, state: Params) -> None:
-        """Keep the mean over tasks of the final solver state, for the tasks to come."""
-
-    def outer_weights(self) -> Tensor | None:
-        """Weights (K,) of the outer losses at phi_1 … phi_K; None where phi_K alone counts."""
+        None, the default, means that `pull` must look at the point. For phi - a g it is lam itself,
+        and so first order neither stores nor replays anything.
+        """
         return None
+
+    def key(self, t: int) -> Hashable:
+        """Steps with equal keys are the same tensor program; by default no two are."""
+        return t
+
+
+class Trajectory(ABC):
+    """A learner seen as the points that adapting passes, without a graph."""
+
+    steps: int
+
+    @abstractmethod
+    def points(self, meta: Params, support: Batch, steps: int | None = None) -> Iterator[Point]:
+        """phi_0 … phi_S, S = `steps` or the learner's own number; a tolerance may end it early."""
+
+
+class Optimum(ABC):
+    """A learner seen as a minimum, d losses / d phi = 0: what `Implicit` differentiates."""
+
+    @abstractmethod
+    def losses(self, meta: Params, phi: Params, support: Batch) -> Tensor:
+        """The inner objective of each task at phi: (T,)."""
+
+    @abstractmethod
+    def solve(self, meta: Params, support: Batch) -> Point:
+        """The minimum, without a graph."""
+
+    @abstractmethod
+    def health(self, norm: Tensor) -> Params:
+        """What gradient norms (T,) at the solution say about it: stats, each (T,)."""
+
+
+class Models(ABC):
+    """A learner seen as the adapted models of all tasks, for any code that calls a model."""
+
+    @abstractmethod
+    def apply(
+        self,
+        meta: Params,
+        point: Point,
+        function: Callable[[nn.Module, Batch], Tensor],
+        batch: Batch,
+        role: str,
+    ) -> Tensor:
+        """`function(model, batch)` of each task, its weights in the model: scalars, (T,)."""
+
+
+class Program(ABC):
+    """A learner or estimator whose tensor operations are the same for all tasks of a shape."""
+
+    @abstractmethod
+    def key(self) -> Hashable:
+        """Equal keys: the same operations."""
+
+
+class Memory(ABC):
+    """A learner whose solver's state outlives the task."""
+
+    @abstractmethod
+    def keep(self, state: Params) -> None:
+        """Start the next tasks from this state, the mean over tasks of the final ones."""
+
+
+class Outcome(NamedTuple):
+    """Outer losses of each task (T,), the outputs (T, n, ...) they were computed from, and stats.
+
+    `stats` always hold the loss of the query set at this point as `query_loss`, each (T,).
+    """
+
+    losses: Tensor
+    outputs: Tree
+    stats: Params
+
+
+class Metric(NamedTuple):
+    """What is reported beside a loss, and what the best weights are chosen by.
+
+    `value(outputs, batch)` gives one number per task (T,); outputs and batch.y are (T, n, ...).
+    """
+
+    name: str
+    larger_is_better: bool
+    value: Callable[[Tree, Batch], Tensor]
+
+
+class Objective(nn.Module, ABC):
+    """What adapted weights are judged by: the outer loss."""
+
+    metric: Metric
+
+    def weights(self, steps: int, progress: float) -> Tensor | None:
+        """Weights (K,) of the losses at phi_1 … phi_K; None where phi_K alone counts.
+
+        `progress` is the fraction of the training that is over.
+        """
+        return None
+
+    @abstractmethod
+    def losses(self, learner: Learner, meta: Params, point: Point, task: Task) -> Outcome:
+        """The outer losses at this point."""
+
+    def bind(self, learner: Learner) -> None:
+        """Look at the learner once, before anything runs; raise ValueError if they do not fit."""
+
+    def beside(self, learner: Learner, meta: Params, labelled: Batch) -> tuple[Tensor, Params]:
+        """A loss beside the tasks (scalar), and its stats, for objectives that have one."""
+        raise ValueError(
+            f"`{type(self).__name__}` has no use for labelled examples beside the tasks; use "
+            "`Discriminator(...)`, or leave them out"
+        )
+
+    def calls(self) -> list[Network]:
+        """The models that it calls by itself."""
+        return []
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The objective in a few words."""
+
+
+class OuterWeights(NamedTuple):
+    """How much each outer loss counts: `steps` (K,) as of `Objective.weights`, `tasks` (T,)."""
+
+    steps: Tensor | None = None
+    tasks: Tensor | None = None
+
+    def of(self, losses: Tensor, t: int, last: bool) -> Tensor:
+        """The losses (T,) at phi_t, weighted. `last` takes the weights of all steps that are left:
+        a loop that a tolerance ended early stands still for the rest of its steps."""
+        if self.steps is not None:
+            losses = losses * (self.steps[max(t - 1, 0) :].sum() if last else self.steps[t - 1])
+        return losses if self.tasks is None else losses * self.tasks
+
+
+MetaGradientFunction = Callable[[Params, Task, OuterWeights], MetaGradient]
+"""Loss and gradient *summed* over the tasks; the caller divides by their number."""
+
+
+class Sweeping(ABC):
+    """A meta-gradient function made of five parts, its `turns`, which an engine may replace."""
+
+    turns: Any
+    path: Path
+    exact: int
+
+    @abstractmethod
+    def repeats(self, least: int) -> bool:
+        """Whether at least so many steps are the same tensor program, so that one serves all."""
+
+    @abstractmethod
+    def __call__(self, meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient: ...
+
+    @abstractmethod
+    def over(self, turns: Any) -> Sweeping:
+        """The same function over other turns."""
 
 
 class Estimator(ABC):
-    """How dphi/dmeta is applied to a vector.
+    """How dphi/dmeta is applied to a vector."""
 
-    `remembers` says that it hands a persistent solver's final state back as `memory`. `recordable`
-    says that its tensor operations are the same for all tasks of a shape (no random numbers, no
-    loops until convergence). `every_step` says that it can differentiate outer losses at every
-    inner step, `end_only` that it looks at phi_K and not at the way there. `phase` is what
-    the progress of training has changed about it, as of `Learner`.
-    """
-
-    needs: type[Learner] = Learner  # type: ignore[type-abstract]
-    remembers = False
-    recordable = True
-    end_only = False
-    every_step = False
-    phase: object = None
+    needs: type = Learner
+    """The view of a learner that it differentiates."""
 
     @abstractmethod
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        """Loss and gradient *summed* over the tasks; the caller divides by their number."""
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        """The meta-gradient of this learner under this objective, bound once.
+
+        Raises `Refused`, naming both pieces and the fix.
+        """
+
+    def at(self, progress: float) -> Estimator:
+        """The estimator for this fraction of a training: itself, unless it changes over one."""
+        return self
+
+    def program(self) -> Refusal | None:
+        """Why its operations are not the same for all tasks of a shape; None if they are."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:
         """The estimator in a few words, for every table of results."""
 
-    def refuse(self, learner: Learner) -> str | None:
-        """Why this estimator cannot differentiate this learner, and what to do; None if it can."""
-        if isinstance(learner, IterativeLearner) and learner.persistent and not self.remembers:
-            return (
-                f"`{type(self).__name__}` does not hand back the solver's state, and a persistent "
-                "solver needs it for the next tasks. Use `persistent=False`, or `Reptile()`."
+    def seen(self, learner: Learner, view: type[V]) -> V:
+        """The learner as this view. Raises `Refused`."""
+        found = learner.offer(view)
+        if isinstance(found, Refusal):
+            raise Refused(
+                f"`{type(self).__name__}` cannot differentiate `{type(learner).__name__}`: "
+                f"{found.reason}. {found.fix}."
             )
-        if (
-            isinstance(learner, IterativeLearner)
-            and not self.every_step
-            and learner.outer_weights() is not None
-        ):
-            return (
-                f"`{type(self).__name__}` knows the outer loss at the last inner step only, and "
-                "this learner has one at every step. Use `Adjoint()`, or no `multi_step`."
-            )
-        if isinstance(learner, IterativeLearner) and learner.searches and not self.end_only:
-            return (
-                f"`{type(self).__name__}` needs inner steps along a gradient, and a step that "
-                "searches (`NewtonCG`) is none. Use `Implicit()`, or `GradientDescent`."
-            )
-        if isinstance(learner, self.needs):
-            return None
-        return (
-            f"`{type(self).__name__}` needs a learner that adapts step by step "
-            f"(`{self.needs.__name__}`), and `{type(learner).__name__}` does not. "
-            "Use `Unrolled()`."
+        return found
+
+
+def pull_by_autograd(
+    step: Callable[[Params, Point, View], Point],
+    meta: Params,
+    point: Point,
+    view: View,
+    lam: Params,
+    mu: Params,
+) -> Cotangents:
+    """The vjp of any step by autograd through it: the inner gradient enters as an input."""
+    losses = view.losses.detach().requires_grad_()
+    leaves = trees.join(
+        phi=trees.leaves(point.phi),
+        state=trees.leaves(point.state),
+        grad=trees.leaves(view.grad),
+        losses={"": losses},
+        meta=meta,
+    )
+    with torch.enable_grad():
+        before = Point(point.t, trees.part("phi", leaves), trees.part("state", leaves))
+        after = step(meta, before, Given(losses, trees.part("grad", leaves)))
+        found = trees.pull(
+            [*after.phi.values(), *after.state.values()],
+            leaves,
+            [*(lam.get(k) for k in after.phi), *(mu.get(k) for k in after.state)],
         )
+    return Cotangents(
+        trees.part("phi", found),
+        trees.part("grad", found),
+        found.get(("losses", "")),
+        trees.part("state", found),
+        trees.part("meta", found),
+    )

@@ -23,13 +23,6 @@ class Notices:
         if self._told[message] == 1:
             log.warning(message)
 
-    def standing(self) -> None:
-        """Nobody tells how far the training is, and pieces want to know."""
-        self.once(
-            "parts of this method change over a training and stand at its beginning: tell how much "
-            "of it is over, from 0 to 1, with method.progress(fraction)"
-        )
-
     def health(self, stats: Params) -> None:
         """Log solves that did not converge: the result is then inexact."""
         if "inner_gap" in stats and not stats["inner_converged"].all():

@@ -7,168 +7,143 @@ the stacked phi is the stack of the per-task gradients. No `vmap` stands between
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import trees
-from .contract import Around, IterativeLearner, Outcome
+from .contract import (
+    Cotangents,
+    Given,
+    Learner,
+    Objective,
+    Outcome,
+    Path,
+    Point,
+    Trajectory,
+    View,
+)
+from .curvature import Losses, Reverse, inner_gradient
 from .types import Batch, Params, Task
 
 
-class Point(NamedTuple):
-    """Where the inner loop stands before step `t`: phi_t and the solver's state s_t."""
-
-    t: int
-    phi: Params
-    state: Params
+def losses_of(path: Path, point: Point, data: Batch) -> Losses:
+    """The inner objective at step t as a function of (meta, phi)."""
+    return lambda meta, phi: path.losses(meta, Point(point.t, phi, point.state), data)
 
 
-def inner_gradient(
-    learner: IterativeLearner,
-    meta: Params,
-    t: int,
-    phi: Params,
-    support: Batch,
-    *,
-    create_graph: bool = False,
-) -> tuple[Tensor, Params]:
-    """Inner losses (T,) and their gradient in phi. `phi` must be differentiable."""
-    losses = learner.inner_losses(meta, t, phi, support)
-    if not losses.requires_grad:
-        raise ValueError(
-            "the support loss does not depend on any adapted parameter, so there is nothing to "
-            "descend: is the model's output detached, or computed under torch.no_grad()?"
-        )
-    found = trees.gradient(losses, phi, create_graph=create_graph)
-    # An adapted tensor that the loss does not touch has gradient zero: it stays where it is.
-    return losses, {k: found.get(k, torch.zeros_like(v)) for k, v in phi.items()}
-
-
-def still_moving(learner: IterativeLearner, grad: Params) -> Tensor | None:
+def still_moving(path: Path, grad: Params) -> Tensor | None:
     """Which tasks have not reached the gradient tolerance: (T,) bool, or None without one."""
-    if learner.tolerance is None:
+    if path.tolerance is None:
         return None
     # Written so that NaN counts as moving: it must surface, not pass for convergence.
-    return ~(trees.norm(trees.detach(grad)) <= learner.tolerance)
+    return ~(trees.norm(trees.detach(grad)) <= path.tolerance)
 
 
-def masked_step(
-    learner: IterativeLearner,
-    meta: Params,
-    point: Point,
-    grad: Params,
-    losses: Tensor,
-    moving: Tensor | None,
-) -> tuple[Params, Params]:
+def masked_step(path: Path, meta: Params, point: Point, view: View, moving: Tensor | None) -> Point:
     """One solver step; tasks that are done keep their phi and state."""
-    phi, state = learner.step(meta, point.t, point.phi, grad, losses, point.state)
-    return _kept(moving, phi, point.phi), _kept(moving, state, point.state)
-
-
-def _kept(moving: Tensor | None, new: Params, old: Params) -> Params:
-    """`new` for the tasks that are moving, `old` for those that are done."""
+    after = path.step(meta, point, view)
     if moving is None:
-        return new
+        return after
+    phi, state = _kept(moving, after.phi, point.phi), _kept(moving, after.state, point.state)
+    return Point(after.t, phi, state)
+
+
+def masked_pull(
+    path: Path, meta: Params, point: Point, view: View, lam: Params, mu: Params
+) -> Cotangents:
+    """The vjp of `masked_step`: tasks that are done pass their cotangents on unchanged."""
+    moving = still_moving(path, view.grad)
+    if moving is None:
+        return path.pull(meta, point, view, lam, mu)
+    found = path.pull(meta, point, view, _masked(moving, lam), _masked(moving, mu))
+    return found._replace(
+        phi=trees.merge(_masked(~moving, lam), found.phi),
+        state=trees.merge(_masked(~moving, mu), found.state),
+    )
+
+
+def _masked(moving: Tensor, tree: Params) -> Params:
+    return {k: torch.where(trees.rows(moving, v), v, torch.zeros_like(v)) for k, v in tree.items()}
+
+
+def _kept(moving: Tensor, new: Params, old: Params) -> Params:
+    """`new` for the tasks that are moving, `old` for those that are done."""
     return {k: torch.where(trees.rows(moving, v), v, old[k]) for k, v in new.items()}
 
 
-def points(
-    learner: IterativeLearner, meta: Params, support: Batch, steps: int | None = None
-) -> Iterator[Point]:
-    """phi_0 … phi_K without a graph, K = `steps` or the learner's own number.
+def begin(path: Path, meta: Params, support: Batch) -> Point:
+    """phi_0 without a graph."""
+    with torch.no_grad():
+        t, phi, state = path.start(meta, support)
+    return Point(t, trees.detach(phi), trees.detach(state))
+
+
+def points(path: Path, meta: Params, support: Batch, steps: int | None = None) -> Iterator[Point]:
+    """phi_0 … phi_K without a graph, K = `steps` or the path's own number.
 
     With a tolerance the loop ends early once no task moves: further steps would change nothing.
     """
-    with torch.no_grad():
-        phi = trees.detach(learner.start(meta, support))
-        state = trees.detach(learner.initial_state(meta, phi))
-    yield Point(0, phi, state)
-    yield from advance(learner, meta, support, Point(0, phi, state), steps)
+    point = begin(path, meta, support)
+    yield point
+    yield from advance(path, meta, support, point, steps)
 
 
 def advance(
-    learner: IterativeLearner,
-    meta: Params,
-    support: Batch,
-    point: Point,
-    steps: int | None = None,
+    path: Path, meta: Params, support: Batch, point: Point, steps: int | None = None
 ) -> Iterator[Point]:
     """The points after `point`, up to step `steps`."""
-    for _ in range(point.t, learner.steps if steps is None else steps):
-        leaves, searches = trees.leaves(point.phi), learner.searches
-        with torch.enable_grad():
-            losses, grad = inner_gradient(
-                learner, meta, point.t, leaves, support, create_graph=searches
-            )
+    for _ in range(point.t, path.steps if steps is None else steps):
+        data = path.data(meta, point, support)
+        view = Reverse(losses_of(path, point, data), meta, point.phi)
         with torch.no_grad():
-            moving = still_moving(learner, grad)
+            moving = None if path.tolerance is None else still_moving(path, view.grad)
             if moving is not None and not moving.any():
                 return
-            if searches:
-                around = _around(learner, meta, point.t, leaves, grad, support)
-                fixed, values = trees.detach(grad), losses.detach()
-                phi = learner.search(meta, point.t, point.phi, fixed, values, around)
-                phi, state = _kept(moving, phi, point.phi), point.state
-            else:
-                phi, state = masked_step(learner, meta, point, grad, losses.detach(), moving)
-            point = Point(point.t + 1, phi, state)
+            t, phi, state = masked_step(path, meta, point, view, moving)
+        point = Point(t, trees.detach(phi), trees.detach(state))
         yield point
 
 
-def _around(
-    learner: IterativeLearner, meta: Params, t: int, phi: Params, grad: Params, support: Batch
-) -> Around:
-    """The inner objective as a function of phi, and the products that the graph of `grad` gives."""
-
-    def product(v: Params) -> Params:
-        found = trees.pull(grad.values(), phi, [v[k] for k in grad], retain_graph=True)
-        return trees.add(trees.zeros_like(v), found)
-
-    return Around(lambda at: learner.inner_losses(meta, t, at, support), product)
-
-
-def last(
-    learner: IterativeLearner, meta: Params, support: Batch, steps: int | None = None
-) -> Point:
+def last(path: Path, meta: Params, support: Batch, steps: int | None = None) -> Point:
     """phi_K without a graph; only one point is alive at a time."""
-    for point in points(learner, meta, support, steps):
+    for point in points(path, meta, support, steps):
         final = point
     return final
 
 
-def unrolling(learner: IterativeLearner, meta: Params, support: Batch) -> Iterator[Params]:
+def unrolling(path: Path, meta: Params, support: Batch) -> Iterator[Point]:
     """phi_0 … phi_K with the graph of the whole loop, differentiable in `meta`."""
-    phi = learner.start(meta, support)
-    state = learner.initial_state(meta, phi)
-    yield phi
-    for t in range(learner.steps):
+    point = path.start(meta, support)
+    yield point
+    for _ in range(path.steps):
         # A start that no meta-parameter reaches (a context of zeros) still has to be followed.
-        phi = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in phi.items()}
-        losses, grad = inner_gradient(learner, meta, t, phi, support, create_graph=True)
-        moving = still_moving(learner, grad)
-        phi, state = masked_step(learner, meta, Point(t, phi, state), grad, losses, moving)
-        yield phi
+        phi = {
+            k: v if v.requires_grad or not trees.differentiable(v) else v.detach().requires_grad_()
+            for k, v in point.phi.items()
+        }
+        point = point._replace(phi=phi)
+        data = path.data(meta, point, support)
+        losses, grad = inner_gradient(losses_of(path, point, data), meta, phi, create_graph=True)
+        moving = still_moving(path, grad)
+        point = masked_step(path, meta, point, Given(losses, grad), moving)
+        yield point
 
 
-def unroll(learner: IterativeLearner, meta: Params, support: Batch) -> Params:
+def unroll(path: Path, meta: Params, support: Batch) -> Point:
     """phi_K with the graph of the whole loop: memory grows with K."""
-    for phi in unrolling(learner, meta, support):
-        final = phi
+    for point in unrolling(path, meta, support):
+        final = point
     return final
 
 
-def health(learner: IterativeLearner, meta: Params, end: Point, support: Batch) -> Params:
-    """For a solver with a tolerance: inner gradient norm at phi_K, and whether it is met.
-
-    Each (T,).
-    """
-    if learner.tolerance is None:
+def health(path: Path, meta: Params, end: Point, support: Batch) -> Params:
+    """For a path with a tolerance: inner gradient norm at phi_K, and whether it is met, (T,)."""
+    if path.tolerance is None:
         return {}
-    with torch.enable_grad():
-        grad = inner_gradient(learner, meta, end.t, trees.leaves(end.phi), support)[1]
-    return met(learner.tolerance, trees.norm(trees.detach(grad)))
+    data = path.data(meta, end, support)
+    view = Reverse(losses_of(path, end, data), trees.detach(meta), end.phi)
+    return met(path.tolerance, trees.norm(view.grad))
 
 
 def met(tolerance: float | None, norm: Tensor) -> Params:
@@ -180,11 +155,31 @@ def met(tolerance: float | None, norm: Tensor) -> Params:
     return stats
 
 
-def summary(outcome: Outcome, tasks: Task) -> dict[str, Tensor]:
-    """Per-task query loss, accuracy where labels are classes, the learner's own: each (T,)."""
-    stats = {"loss": outcome.losses.detach(), **outcome.stats}
-    y = tasks.query.y
-    if not y.is_floating_point() and outcome.outputs.dim() == y.dim() + 1:
-        right = outcome.outputs.detach().argmax(2) == y
-        stats["accuracy"] = right.flatten(1).to(stats["loss"].dtype).mean(1)
+class Walk(Trajectory):
+    """A path without its graph."""
+
+    def __init__(self, path: Path):
+        self.path, self.steps = path, path.steps
+
+    def points(self, meta: Params, support: Batch, steps: int | None = None) -> Iterator[Point]:
+        return points(self.path, meta, support, steps)
+
+
+def trajectory(learner: Learner) -> Trajectory | None:
+    """The learner as the points it passes, if it goes step by step."""
+    found = learner.offer(Trajectory)  # type: ignore[type-abstract]
+    if isinstance(found, Trajectory):
+        return found
+    path = learner.offer(Path)  # type: ignore[type-abstract]
+    return Walk(path) if isinstance(path, Path) else None
+
+
+def summary(objective: Objective, outcome: Outcome, tasks: Task) -> dict[str, Tensor]:
+    """What is told of each task: its outer loss, the query loss, the metric; each (T,)."""
+    losses = outcome.losses.detach()
+    stats = {"loss": losses, **trees.detach(outcome.stats)}
+    metric = objective.metric
+    with torch.no_grad():
+        value = metric.value(outcome.outputs, tasks.query)
+    stats[metric.name] = value.detach().to(losses.dtype)
     return stats

@@ -1,4 +1,4 @@
-"""Regularisation strengths, and the numbers that must be above zero."""
+"""Regularisation strengths: fixed, or learned and positive."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .checks import positive
 from .types import Params
 
 
@@ -36,13 +37,6 @@ class Strength(nn.Module):
         if self.log is None:
             return f"lam {self.lam:g}"
         return f"lam {float(self.log.detach().exp()):.4g}, learned"
-
-
-def positive(name: str, value: float) -> float:
-    """`value` as a float; ValueError unless it is finite and above zero."""
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"expected a finite {name} > 0, got {name}={value!r}")
-    return float(value)
 
 
 def precise(z: Tensor) -> Tensor:

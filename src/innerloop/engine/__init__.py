@@ -5,9 +5,9 @@ from .recorder import (
     Engine,
     Precision,
     Recorder,
-    check_choice,
+    execution,
     keep_freed_memory,
-    running,
+    refuse_recording,
 )
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Engine",
     "Precision",
     "Recorder",
-    "check_choice",
+    "execution",
     "keep_freed_memory",
-    "running",
+    "refuse_recording",
 ]

@@ -15,17 +15,26 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal, cast, get_args
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..call.model import ModelCall, differentiable_kernels
+from ..call import ModelCall, differentiable_kernels
 from ..core import streams
-from ..core.contract import Estimator, IterativeLearner, Learner
-from ..core.types import MetaGradient, Params, Task
-from .record import Record, altered, record
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    OuterWeights,
+    Program,
+    Refusal,
+)
+from ..core.types import MetaGradient, Params, Task, count, leaf, shapes
+from .record import Kept, Record, altered, record
 
 log = logging.getLogger("innerloop")
 
@@ -35,109 +44,146 @@ Precision = Literal["float32", "bfloat16"]
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8
 """The numbers of glibc's malloc.h."""
 
+MOST_RECORDS = 8
+"""Kinds of chunks whose records are kept; of more, the one not used for longest is dropped."""
+
 TURN = threading.RLock()
 
 
 @contextlib.contextmanager
-def running(learner: Learner, *, training: bool = True) -> Iterator[None]:
-    """What a learner needs to run: the user's modes, one seed per call, differentiable kernels.
+def execution(
+    calls: Sequence[ModelCall],
+    own: Sequence[nn.Module] = (),
+    *,
+    training: bool = True,
+    progress: float = 0.0,
+) -> Iterator[None]:
+    """What calls need to run: the user's modes, one seed per call, differentiable kernels.
 
-    Unless `training`, model and solver are in eval mode: no dropout in layers or gradients.
+    `own` are the modules of learner and objective beside the models. Unless `training`, they and
+    the models are in eval mode: no dropout in layers or gradients.
 
     One at a time: a functional call sets weights in a module tree and kernels are chosen for the
     whole process, so threads take turns.
     """
-    call = _model(learner)
     with TURN, torch.inference_mode(False):
-        call.follow_modes(training)
-        solver = getattr(learner, "solver", None)
-        modules = list(solver.modules()) if isinstance(solver, nn.Module) else []
-        before = [module.training for module in modules]
+        for call in calls:
+            call.follow_modes(training)
+            call.follow_progress(progress)
+        before = [module.training for module in own]
         seed = streams.common(int(torch.randint(2**62, ())))
+        recurrent = any(not call.batchable for call in calls)
         try:
-            for module in modules:
+            for module in own:
                 module.training = module.training and training
-            with seed, differentiable_kernels(recurrent=not call.batchable):
+            with seed, differentiable_kernels(recurrent=recurrent):
                 yield
         finally:
-            for module, was in zip(modules, before, strict=True):
+            for module, was in zip(own, before, strict=True):
                 module.training = was
 
 
-class Recorder(Estimator):
-    """`estimator`, recorded for each kind of chunk it meets; the results agree to rounding.
+class Recorder:
+    """Meta-gradient functions, recorded for each kind of chunk; the results agree to rounding.
 
-    A kind is the shapes, types and device of the tasks, the learner's train/eval flags, what is
-    learned, and what the progress of training has changed (`phase`). Python values (a learning
-    rate, the number of steps, what a loss closes over) are recorded as they are at the first call.
-    `compiled` passes the record through PyTorch's compiler, which needs a C++ compiler on a CPU and
-    takes from ten seconds to minutes, once per kind.
-
-    Raises ValueError, saying why, where a computation depends on values: random layers, inner
-    tolerances, mini-batched supports, solver states that outlive the task, iterative linear solves.
+    A kind is the function, the shapes, types and device of the tasks, the models' train/eval flags,
+    what is learned, autocast and precision. Python values (a learning rate, the number of steps,
+    what a loss closes over) are recorded as they are at the first call. `compiled` passes the
+    record through PyTorch's compiler, which needs a C++ compiler on a CPU and takes from ten
+    seconds to minutes, once per kind.
     """
 
-    def __init__(self, estimator: Estimator, *, compiled: bool = False):
-        keep_freed_memory()
-        self.needs = estimator.needs
-        self.estimator = estimator
-        self.compiled = compiled
-        self._records: dict[tuple[object, ...], Record] = {}
+    def __init__(self, learner: Learner, objective: Objective, *, compiled: bool):
+        self.learner, self.objective, self.compiled = learner, objective, compiled
+        self._records: OrderedDict[tuple[Hashable, ...], Record] = OrderedDict()
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        return self.prepared(learner, meta, [tasks])(learner, meta, tasks)
+    @property
+    def calls(self) -> list[Any]:
+        return [*self.learner.calls(), *self.objective.calls()]
 
     def prepared(
-        self, learner: Learner, meta: Params, chunks: list[Task]
-    ) -> Callable[[Learner, Params, Task], MetaGradient]:
-        """What replays these chunks, with new kinds of them recorded."""
-        found: dict[int, Record] = {}
-        for tasks in chunks:
-            size = len(tasks.support.x)
-            if size in found:
-                continue
-            kind = _kind(self.estimator, learner, meta, tasks)
-            if kind not in self._records:
-                with running(learner):
-                    self._records[kind] = self._recorded(learner, meta, tasks)
-            found[size] = self._records[kind]
+        self,
+        function: MetaGradientFunction,
+        meta: Params,
+        chunks: Sequence[Task],
+        weights: OuterWeights,
+        own: Sequence[nn.Module],
+    ) -> MetaGradientFunction:
+        """What replays these chunks, with new kinds of them recorded.
 
-        def replay(learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-            return found[len(tasks.support.x)](meta, tasks)
+        Raises ValueError, saying why, where the computation depends on values.
+        """
+        found: dict[Hashable, Record] = {}
+        for tasks in chunks:
+            shape = shapes(tasks)
+            if shape in found:
+                continue
+            part = _own(weights, tasks)
+            kind = (id(function), shape, *self._kind(meta, tasks, weights))
+            if kind not in self._records:
+                with execution(self.calls, own):
+                    self._records[kind] = self._recorded(function, meta, tasks, part)
+                while len(self._records) > MOST_RECORDS:
+                    self._records.popitem(last=False)
+            self._records.move_to_end(kind)
+            found[shape] = self._records[kind]
+
+        def replay(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+            return found[shapes(tasks)](meta, tasks, weights)
 
         return replay
 
-    def _recorded(self, learner: Learner, meta: Params, tasks: Task) -> Record:
+    def _recorded(
+        self, function: MetaGradientFunction, meta: Params, tasks: Task, weights: OuterWeights
+    ) -> Record:
         began = time.monotonic()
-        eager = self.estimator(learner, meta, tasks)
-        if _model(learner).random:
+        eager = function(meta, tasks, weights)
+        if any(call.random for call in self.calls):
             raise ValueError(
                 "the model draws random numbers (dropout?), and a record would repeat the same "
                 'ones: use engine="eager"'
             )
-        made = record(self.estimator, _model(learner), learner, meta, tasks, list(eager.grads))
-        made.check(eager, meta, tasks)
+        kept = Kept(self.learner, self.objective, self.calls)
+        made = record(function, kept, meta, tasks, weights, list(eager.grads))
+        made.check(eager, meta, tasks, weights)
         other = altered(tasks)
-        again = self.estimator(learner, meta, other)
-        made.check(again, meta, other)
+        again = function(meta, other, weights)
+        made.check(again, meta, other, weights)
         if made.hasten(self.compiled):
             # Other rounding lets ReLU units flip, and many steps amplify that: up to some per cent
             # are no fault. This finds a compiler's gross ones.
-            made.check(again, meta, other, tolerance=0.5)
+            made.check(again, meta, other, weights, tolerance=0.5)
         log.info(
             "recorded %d tensor operations in %.1f s", made.operations, time.monotonic() - began
         )
         return made
 
-    def refuse(self, learner: Learner) -> str | None:
-        return self.estimator.refuse(learner) or _unrecordable(learner, self.estimator)
-
-    def describe(self) -> str:
-        return self.estimator.describe()
+    def _kind(self, meta: Params, tasks: Task, weights: OuterWeights) -> tuple[Hashable, ...]:
+        device = leaf(tasks.support.x).device
+        program = self.learner.offer(Program)  # type: ignore[type-abstract]
+        return (
+            weights.steps is None,
+            weights.tasks is None,
+            device,
+            tuple((v.dtype, v.requires_grad) for v in meta.values()),
+            tuple((call.modes, call.precision) for call in self.calls),
+            program.key() if isinstance(program, Program) else None,
+            torch.get_float32_matmul_precision(),
+            torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),
+        )
 
     def __getstate__(self) -> dict[str, object]:
         """Records are made anew in another process."""
-        return self.__dict__ | {"_records": {}}
+        return self.__dict__ | {"_records": OrderedDict()}
+
+
+def refuse_recording(learner: Learner, estimator: Estimator) -> str | None:
+    """Why this pair cannot be recorded, and what to do; None if it can."""
+    found = learner.offer(Program)  # type: ignore[type-abstract]
+    reason = estimator.program()
+    if isinstance(found, Refusal):
+        reason = found
+    return None if reason is None else f"{reason.reason}, so it cannot be recorded. {reason.fix}"
 
 
 @functools.cache
@@ -153,38 +199,8 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"unknown {name} {value!r}; use one of {', '.join(get_args(choices))}")
-
-
-def _unrecordable(learner: Learner, estimator: Estimator) -> str | None:
-    reason = None
-    if not isinstance(learner, IterativeLearner):
-        reason = f"a `{type(learner).__name__}` reads the labels to know the classes"
-    elif learner.tolerance is not None:
-        reason = "with a tolerance the number of steps depends on the task"
-    elif learner.persistent:
-        reason = "the solver's state outlives the task"
-    elif learner.varies is not None:
-        reason = learner.varies
-    elif not estimator.recordable:
-        reason = f"`{type(estimator).__name__}` draws random numbers or solves to a tolerance"
-    return None if reason is None else f'{reason}, so it cannot be recorded. Use engine="eager"'
-
-
-def _model(learner: Learner) -> ModelCall:
-    return cast(ModelCall, learner.call)
-
-
-def _kind(estimator: Estimator, learner: Learner, meta: Params, tasks: Task) -> tuple[object, ...]:
-    return (
-        estimator.phase,
-        learner.phase,
-        *((t.shape, t.dtype) for batch in tasks for t in batch),
-        tasks.support.x.device,
-        tuple((v.dtype, v.requires_grad) for v in meta.values()),
-        _model(learner).modes,
-        _model(learner).precision,
-        torch.get_float32_matmul_precision(),
-    )
+def _own(weights: OuterWeights, tasks: Task) -> OuterWeights:
+    """Weights of as many tasks as there are, for a recording: their values do not matter."""
+    if weights.tasks is None:
+        return weights
+    return weights._replace(tasks=weights.tasks[: count(tasks)])

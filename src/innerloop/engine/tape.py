@@ -20,7 +20,7 @@ _aten = torch.ops.aten
 _SCALED = (_aten.add.Tensor, _aten.sub.Tensor, _aten.add_.Tensor, _aten.sub_.Tensor)
 """Operations with a factor for their second argument."""
 
-Tree = Tensor | list[Tensor] | Params
+Part = Tensor | list[Tensor] | Params
 """What a recorded function takes and gives, part by part."""
 
 
@@ -31,7 +31,7 @@ class Tape:
     Raises ValueError where an operation depends on values.
     """
 
-    def __init__(self, function: Callable[..., Iterable[Tree]], *inputs: Tree):
+    def __init__(self, function: Callable[..., Iterable[Part]], *inputs: Part):
         taken = [_layout(part) for part in inputs]
         # Of an expanded tensor no other can take the place: its entries share memory.
         flat = [t.clone() if 0 in t.stride() else t for t in _flat(inputs)]
@@ -54,7 +54,7 @@ class Tape:
         self._run: Callable[..., Iterable[Tensor]] = graph
         self._kinds = [(t.shape, t.stride(), t.dtype, t.device) for t in flat]
 
-    def __call__(self, *inputs: Tree) -> list[Any]:
+    def __call__(self, *inputs: Part) -> list[Any]:
         # Operations were chosen for memory as it lay then, and do not look again.
         flat = [
             t if t.stride() == kind[1] else _empty(kind).copy_(t)
@@ -75,14 +75,14 @@ class Tape:
         return compiled or on_gpu
 
 
-def _layout(part: Tree) -> int | list[str] | None:
+def _layout(part: Part) -> int | list[str] | None:
     """None for a tensor, the length of a list, the keys of a dictionary."""
     if isinstance(part, Tensor):
         return None
     return list(part) if isinstance(part, dict) else len(part)
 
 
-def _flat(parts: Iterable[Tree]) -> list[Tensor]:
+def _flat(parts: Iterable[Part]) -> list[Tensor]:
     flat: list[Tensor] = []
     for part in parts:
         if isinstance(part, Tensor):
@@ -95,7 +95,7 @@ def _flat(parts: Iterable[Tree]) -> list[Tensor]:
 def _parts(layouts: list[int | list[str] | None], flat: Iterable[Tensor]) -> list[Any]:
     """What `_flat` made flat."""
     left = iter(flat)
-    found: list[Tree] = []
+    found: list[Part] = []
     for layout in layouts:
         if layout is None:
             found.append(next(left))

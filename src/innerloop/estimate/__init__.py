@@ -8,7 +8,7 @@ from .evolution import EvolutionStrategies
 from .hessian_free import HessianFree
 from .implicit import Implicit
 from .reptile import Reptile
-from .sweep import Adjoint, FirstOrder
+from .sweep import Adjoint, FirstOrder, Sweep, Turns
 from .unrolled import Unrolled
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "Neumann",
     "Reptile",
     "ReverseOverReverse",
+    "Sweep",
+    "Turns",
     "Unrolled",
     "mean_gradient",
     "split",

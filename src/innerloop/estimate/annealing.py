@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from ..core.contract import Estimator, IterativeLearner, Learner
-from ..core.types import MetaGradient, Params, Task
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    Path,
+    Refusal,
+)
 from .sweep import Adjoint, FirstOrder
 
 
 class FirstOrderFirst(Estimator):
     """First order for the first `until` of a training, then `estimator` (`Adjoint()`).
 
-    `until` is a fraction of the run, which `Method.progress` tells; until it is told, the run
-    stands at its beginning. The paper switches after half of its epochs, the released
-    configurations never use the first order.
+    `until` is a fraction of the run, which comes with each call as `progress`. The paper switches
+    after half of its epochs, the released configurations never use the first order.
 
     Source: Antoniou et al. 2019 (MAML++), section 4: derivative-order annealing.
     """
 
-    needs = IterativeLearner
+    needs = Path
 
     def __init__(self, estimator: Estimator | None = None, *, until: float = 0.5):
         if not 0 < until <= 1:
@@ -25,23 +30,17 @@ class FirstOrderFirst(Estimator):
         self.first = FirstOrder()
         self.then = estimator or Adjoint()
         self.until = until
-        self.recordable = self.then.recordable
-        self.every_step = self.then.every_step
-        self.exact = False
 
-    def at_progress(self, fraction: float) -> None:
-        """Take the order of derivatives that belongs to this fraction of the run."""
-        self.exact = fraction >= self.until
+    def at(self, progress: float) -> Estimator:
+        return self.then.at(progress) if progress >= self.until else self.first
 
-    @property
-    def phase(self) -> object:  # type: ignore[override]
-        return self.exact, self.then.phase
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        """That of the beginning of a training; both are refused where one of them is."""
+        self.then.on(learner, objective)
+        return self.first.on(learner, objective)
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        return (self.then if self.exact else self.first)(learner, meta, tasks)
-
-    def refuse(self, learner: Learner) -> str | None:
-        return self.first.refuse(learner) or self.then.refuse(learner)
+    def program(self) -> Refusal | None:
+        return self.then.program()
 
     def describe(self) -> str:
         return f"first order until {self.until:.0%} of the run, then {self.then.describe()}"

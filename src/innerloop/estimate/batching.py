@@ -6,62 +6,60 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from ..core import trees
-from ..core.contract import Learner
-from ..core.types import Batch, MetaGradient, Params, Task
+from ..core.contract import MetaGradientFunction, OuterWeights
+from ..core.types import MetaGradient, Params, Task, count, rows
 
 
 def split(tasks: Task, chunk: int) -> list[Task]:
     """The tasks, `chunk` at a time, as views."""
-    n = len(tasks.support.x)
+    n = count(tasks)
     if n <= chunk:
         return [tasks]
-    return [rows(tasks, first, first + chunk) for first in range(0, n, chunk)]
-
-
-def rows(tasks: Task, first: int, stop: int) -> Task:
-    support, query = tasks
-    return Task(
-        Batch(support.x[first:stop], support.y[first:stop]),
-        Batch(query.x[first:stop], query.y[first:stop]),
-    )
+    return [rows(tasks, slice(first, first + chunk)) for first in range(0, n, chunk)]
 
 
 def mean_gradient(
-    estimator: Callable[[Learner, Params, Task], MetaGradient],
-    learner: Learner,
+    function: MetaGradientFunction,
     meta: Params,
-    tasks: Task,
-    chunk: int,
+    parts: Sequence[Task],
+    weights: OuterWeights,
     *,
     threads: int = 1,
 ) -> MetaGradient:
-    """Loss and gradient averaged over all tasks, `chunk` tasks at a time; stats concatenated.
+    """Loss and gradient averaged over the tasks of all parts; stats one behind the other.
 
-    With more than one thread the chunks are shared out among them, each thread running its own one
-    after another: for estimators that keep their hands off the modules (a recorded one).
+    `weights.tasks` belongs to all tasks in their order. With more than one thread the parts are
+    shared out among them, each thread running its own one after another: for functions that keep
+    their hands off the modules (a recorded one).
     """
-    parts = split(tasks, chunk)
     threads = min(threads, len(parts))
+    ends = list(itertools.accumulate(map(count, parts)))
 
-    def summed(share: list[Task]) -> MetaGradient:
-        return _summed(estimator(learner, meta, part) for part in share)
+    def one(i: int) -> MetaGradient:
+        own = weights.tasks
+        if own is not None and len(parts) > 1:
+            own = own[ends[i] - count(parts[i]) : ends[i]]
+        return function(meta, parts[i], OuterWeights(weights.steps, own))
+
+    def summed(share: Sequence[int]) -> MetaGradient:
+        return _summed(one(i) for i in share)
 
     if len(parts) == 1:
-        total = estimator(learner, meta, tasks)
+        total = one(0)
     elif threads == 1:
-        total = summed(parts)
+        total = summed(range(len(parts)))
     else:
         bounds = [len(parts) * i // threads for i in range(threads + 1)]
-        shares = [parts[a:b] for a, b in itertools.pairwise(bounds)]
+        shares = [range(a, b) for a, b in itertools.pairwise(bounds)]
         total = _summed(_together(summed, shares))
-    share = 1 / len(tasks.support.x)
+    share = 1 / ends[-1]
     return MetaGradient(
         total.loss * share, _scaled(total.grads, share), total.stats, _scaled(total.memory, share)
     )
@@ -98,7 +96,7 @@ def _summed(found: Iterable[MetaGradient]) -> MetaGradient:
 
 
 def _together(
-    work: Callable[[list[Task]], MetaGradient], shares: list[list[Task]]
+    work: Callable[[Sequence[int]], MetaGradient], shares: Sequence[Sequence[int]]
 ) -> list[MetaGradient]:
     """`work` on every share at once, each in a thread whose operations use one core."""
     with single_threaded():

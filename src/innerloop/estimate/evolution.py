@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..core import path as loop
 from ..core import streams, trees
-from ..core.contract import Estimator, IterativeLearner, Learner
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    Outcome,
+    OuterWeights,
+    Point,
+    Refusal,
+    Refused,
+)
 from ..core.types import MetaGradient, Params, Task
+from .memory import remembered
 
 
 class EvolutionStrategies(Estimator):
@@ -20,9 +32,6 @@ class EvolutionStrategies(Estimator):
     Source: Song et al. 2020 (ES-MAML), algorithm 2 with antithetic sampling.
     """
 
-    recordable = False
-    end_only = True
-
     def __init__(self, *, sigma: float = 0.1, pairs: int = 16):
         if not sigma > 0:
             raise ValueError(f"expected sigma > 0 (a length in weight space), got {sigma!r}")
@@ -31,29 +40,41 @@ class EvolutionStrategies(Estimator):
         self.sigma = sigma
         self.pairs = pairs
 
-    @torch.no_grad()
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        moved = {k: v for k, v in meta.items() if v.requires_grad}
-        total = trees.zeros_like(trees.detach(moved))
-        for pair in range(self.pairs):
-            noise = self._noise(pair, moved)
-            gap = torch.zeros((), dtype=next(iter(moved.values())).dtype)
-            for sign in (1.0, -1.0):
-                there = meta | {k: v + sign * self.sigma * noise[k] for k, v in moved.items()}
-                phi = learner.adapt(there, tasks.support)
-                gap = (
-                    gap.to(tasks.query.x.device)
-                    + sign * learner.outer(there, phi, tasks).losses.sum()
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        objective.bind(learner)
+
+        def value(meta: Params, tasks: Task) -> tuple[Point, Outcome]:
+            point = learner.adapt(meta, tasks.support)
+            return point, objective.losses(learner, meta, point, tasks)
+
+        @torch.no_grad()
+        def estimate(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+            if weights.steps is not None:
+                raise Refused(
+                    "`EvolutionStrategies` looks at phi_K only, and this objective has losses at "
+                    "every step. Use `Adjoint()`, or `Query(loss)`."
                 )
-            for k, v in noise.items():
-                total[k].add_(gap / (2 * self.sigma * self.pairs) * v)
-        phi = learner.adapt(meta, tasks.support)
-        outcome = learner.outer(meta, phi, tasks)
-        stats = loop.summary(outcome, tasks)
-        if isinstance(learner, IterativeLearner):
-            end = loop.Point(learner.steps, phi, {})
-            stats |= loop.health(learner, meta, end, tasks.support)
-        return MetaGradient(outcome.losses.sum(), total, stats)
+            moved = {k: v for k, v in meta.items() if v.requires_grad}
+            total = trees.zeros_like(trees.detach(moved))
+            for pair in range(self.pairs):
+                noise = self._noise(pair, moved)
+                gap: Tensor | float = 0.0
+                for sign in (1.0, -1.0):
+                    there = meta | {k: v + sign * self.sigma * noise[k] for k, v in moved.items()}
+                    losses = value(there, tasks)[1].losses
+                    gap = gap + sign * weights.of(losses, 0, last=True).sum()
+                for k, v in noise.items():
+                    total[k].add_(gap / (2 * self.sigma * self.pairs) * v)
+            point, outcome = value(meta, tasks)
+            stats = loop.summary(objective, outcome, tasks)
+            stats |= learner.health(meta, point, tasks.support)
+            loss = weights.of(outcome.losses, point.t, last=True).sum()
+            return MetaGradient(loss, total, stats, remembered(learner, point))
+
+        return estimate
+
+    def program(self) -> Refusal | None:
+        return Refusal("`EvolutionStrategies` draws random numbers", 'Use engine="eager"')
 
     def _noise(self, pair: int, like: Params) -> Params:
         """Drawn on the CPU, so that every device sees the same directions."""

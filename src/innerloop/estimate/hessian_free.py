@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..core.contract import Estimator, IterativeLearner, Learner
-from ..core.curvature import Curvature, FiniteDifference, Linearised, Where, gradient_at
-from ..core.types import Batch, MetaGradient, Params, Task
-from .sweep import Adjoint
+from ..core import path as loop
+from ..core import trees
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    OuterWeights,
+    Path,
+    Point,
+    Refusal,
+    View,
+)
+from ..core.curvature import FiniteDifference, Lazy
+from ..core.types import Batch, MetaGradient, Params, Task, examples, leaf, mapped
+from .sweep import Adjoint, Turns
 
 
 class HessianFree(Estimator):
@@ -29,9 +39,7 @@ class HessianFree(Estimator):
     Source: Fallah, Mokhtari, Ozdaglar 2020 (HF-MAML).
     """
 
-    needs = IterativeLearner
-    recordable = False
-    every_step = True
+    needs = Path
 
     def __init__(self, *, held: float = 0.5, displacement: float | None = None):
         if not 0 < held < 1:
@@ -39,52 +47,63 @@ class HessianFree(Estimator):
         self.held = held
         self.curvature = FiniteDifference(displacement)
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        first, rest = parted(tasks.support, self.held)
-        sweep = Adjoint(_Elsewhere(self.curvature, rest))
-        return sweep(learner, meta, Task(first, tasks.query))
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        path = self.seen(learner, Path)  # type: ignore[type-abstract]
+        objective.bind(learner)
+
+        def hessian_free(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+            first, rest = split_support(tasks.support, self.held)
+            turns = _HeldOut(learner, objective, path, self.curvature)
+            turns.rest = rest
+            return Adjoint().sweep(turns)(meta, Task(first, tasks.query), weights)
+
+        return hessian_free
+
+    def program(self) -> Refusal | None:
+        return Refusal(
+            "`HessianFree` reads the labels to share the classes out", 'Use engine="eager"'
+        )
 
     def describe(self) -> str:
         return f"Hessian-free, finite difference on {self.held:.0%} of the support"
 
 
-class _Elsewhere(Curvature):
+class _HeldOut(Turns):
+    """Steps on the support set that they are given, products on the rest of it."""
+
+    rest: Batch
+
+    def view(self, meta: Params, point: Point, support: Batch, exact: bool) -> View:
+        data = self.path.data(trees.detach(meta), point, support)
+        held = self.path.data(trees.detach(meta), point, self.rest)
+        rest = loop.losses_of(self.path, point, held)
+        here = _Elsewhere(loop.losses_of(self.path, point, data), meta, point.phi)
+        here.there = self.curvature.view(rest, meta, point.phi)
+        return here
+
+
+class _Elsewhere(Lazy):
     """Losses and gradient where the inner step was made, products on other examples."""
 
-    def __init__(self, curvature: Curvature, support: Batch):
-        self.curvature = curvature
-        self.support = support
+    there: View
 
-    def at(self, where: Where) -> Linearised:
-        there = self.curvature.at(replace(where, support=self.support))
-        return _Parted(where, there)
-
-    def describe(self) -> str:
-        return f"{self.curvature.describe()} on other examples"
+    def product(self, u: Params, losses: Tensor | None = None) -> tuple[Params, Params]:
+        return self.there.product(u, losses)
 
 
-class _Parted(Linearised):
-    def __init__(self, where: Where, there: Linearised):
-        self.losses, self.grad = gradient_at(where)
-        self._there = there
-
-    def pull(
-        self, u: Params, loss_cotangent: Tensor | None = None, *, again: bool = False
-    ) -> tuple[Params, Params]:
-        return self._there.pull(u, loss_cotangent, again=again)
-
-
-def parted(support: Batch, held: float) -> tuple[Batch, Batch]:
+def split_support(support: Batch, held: float) -> tuple[Batch, Batch]:
     """The support set in two, the second with the fraction `held`, classes shared out evenly."""
-    n = support.x.shape[1]
+    n = examples(support)
     count = n - round(held * n)
     if not 0 < count < n:
         raise ValueError(
             f"a support set of {n} examples cannot be parted with held={held:g}; give more shots"
         )
-    order = torch.arange(n, device=support.x.device).expand(support.x.shape[:2])
-    if not support.y.is_floating_point() and support.y.dim() == 2:
-        member = one_hot(support.y.long())
+    x = leaf(support.x)
+    order = torch.arange(n, device=x.device).expand(x.shape[:2])
+    y = support.y
+    if isinstance(y, Tensor) and not y.is_floating_point() and y.dim() == 2:
+        member = one_hot(y.long())
         # How many of its own class came before each example.
         rank = (member.cumsum(1) * member).sum(2)
         order = rank.argsort(dim=1, stable=True)
@@ -96,13 +115,12 @@ def parted(support: Batch, held: float) -> tuple[Batch, Batch]:
                 "parts: HF-MAML needs each in both, so at least 2 shots, and held near 0.5 for few"
             )
 
-    def rows(v: Tensor, chosen: Tensor) -> Tensor:
-        return v.gather(
-            1, chosen.reshape(*chosen.shape, *[1] * (v.dim() - 2)).expand(-1, -1, *v.shape[2:])
+    def chosen(order: Tensor) -> Batch:
+        return mapped(
+            lambda v: v.gather(
+                1, order.reshape(*order.shape, *[1] * (v.dim() - 2)).expand(-1, -1, *v.shape[2:])
+            ),
+            support,
         )
 
-    first, rest = order[:, :count], order[:, count:]
-    return (
-        Batch(rows(support.x, first), rows(support.y, first)),
-        Batch(rows(support.x, rest), rows(support.y, rest)),
-    )
+    return chosen(order[:, :count]), chosen(order[:, count:])

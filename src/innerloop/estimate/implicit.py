@@ -14,11 +14,20 @@ import torch
 
 from ..core import path as loop
 from ..core import trees
-from ..core.contract import Estimator, IterativeLearner, Learner
-from ..core.curvature import Curvature, ReverseOverReverse, Where
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    Optimum,
+    OuterWeights,
+    Refusal,
+    Refused,
+)
+from ..core.curvature import Curvature, ReverseOverReverse
 from ..core.linear import ConjugateGradient, LinearSolver
 from ..core.types import MetaGradient, Params, Task
-from .sweep import outer_gradient
+from .memory import remembered
 
 
 class Implicit(Estimator):
@@ -32,42 +41,54 @@ class Implicit(Estimator):
     without the penalty, pulls back once, and uses another matrix in CG; this follows the paper.
     """
 
-    needs = IterativeLearner
-    recordable = False
-    end_only = True
+    needs = Optimum
 
     def __init__(self, linear: LinearSolver | None = None, curvature: Curvature | None = None):
         self.linear = linear or ConjugateGradient()
         self.curvature = curvature or ReverseOverReverse()
 
-    def refuse(self, learner: Learner) -> str | None:
-        reason = super().refuse(learner)
-        if reason is None and isinstance(learner, IterativeLearner) and learner.stationary:
-            return f"`Implicit` cannot differentiate {learner.stationary}, or use `Adjoint()`."
-        return reason
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        optimum = self.seen(learner, Optimum)  # type: ignore[type-abstract]
+        objective.bind(learner)
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        assert isinstance(learner, IterativeLearner)
-        fixed = trees.detach(meta)
-        end = loop.last(learner, fixed, tasks.support)
-        outcome, b, total = outer_gradient(learner, meta, end.phi, tasks)
-        b = trees.add(trees.zeros_like(end.phi), b)
-        inner = self.curvature.at(Where(learner, meta, end.t, end.phi, tasks.support))
+        def implicit(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+            if weights.steps is not None:
+                raise Refused(
+                    "`Implicit` looks at phi_K only, and this objective has losses at every step. "
+                    "Use `Adjoint()`, or `Query(loss)`."
+                )
+            end = optimum.solve(trees.detach(meta), tasks.support)
+            inputs = trees.join(phi=trees.leaves(end.phi), meta=meta)
+            with torch.enable_grad():
+                at = end._replace(phi=trees.part("phi", inputs))
+                outcome = objective.losses(learner, meta, at, tasks)
+                losses = weights.of(outcome.losses, end.t, last=True)
+                found = trees.gradient(losses, inputs)
+            b = trees.filled(trees.part("phi", found), end.phi)
+            view = self.curvature.view(
+                lambda m, phi: optimum.losses(m, phi, tasks.support), meta, end.phi
+            ).linearised()
 
-        def product(v: Params) -> Params:
-            return trees.add(trees.zeros_like(v), inner.pull(v, again=True)[0])
+            def product(v: Params) -> Params:
+                return trees.filled(view.product(v)[0], v)
 
-        with torch.no_grad():
-            solution = self.linear.solve(product, b)
-        h_meta = inner.pull({k: -v for k, v in solution.value.items()})[1]
-        stats = loop.summary(outcome, tasks)
-        stats |= loop.met(learner.tolerance, trees.norm(inner.grad))
-        stats |= {
-            "residual": solution.residual,
-            "iterations": solution.iterations,
-            "converged": solution.converged,
-        }
-        return MetaGradient(outcome.losses.sum(), trees.merge(total, h_meta), stats)
+            with torch.no_grad():
+                solution = self.linear.solve(product, b)
+            h_meta = view.product({k: -v for k, v in solution.value.items()})[1]
+            stats = loop.summary(objective, outcome, tasks)
+            stats |= optimum.health(trees.norm(view.grad))
+            stats |= {
+                "residual": solution.residual,
+                "iterations": solution.iterations,
+                "converged": solution.converged,
+            }
+            grads = trees.merge(trees.part("meta", found), h_meta)
+            return MetaGradient(losses.detach().sum(), grads, stats, remembered(learner, end))
+
+        return implicit
+
+    def program(self) -> Refusal | None:
+        return Refusal("`Implicit` solves to a tolerance", 'Use engine="eager"')
 
     def describe(self) -> str:
         return f"implicit, {self.linear.describe()}, {self.curvature.describe()}"

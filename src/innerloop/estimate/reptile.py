@@ -1,4 +1,4 @@
-"""Reptile: move towards the adapted weights."""
+"""Reptile: the way to the adapted weights in place of a gradient."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import torch
 
 from ..core import path as loop
 from ..core import trees
-from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    OuterWeights,
+    Path,
+    Refused,
+)
 from ..core.types import MetaGradient, Params, Task
-from .sweep import pull_start
+from .memory import remembered
 
 
 class Reptile(Estimator):
@@ -20,22 +28,36 @@ class Reptile(Estimator):
     Source: Nichol et al. 2018, algorithm 2 (batched version).
     """
 
-    needs = IterativeLearner
-    remembers = True
+    needs = Path
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        assert isinstance(learner, IterativeLearner)
-        fixed = trees.detach(meta)
-        with torch.no_grad():
-            begin = learner.start(fixed, tasks.support)
-            end = loop.last(learner, fixed, tasks.support)
-            outcome = learner.outer(fixed, end.phi, tasks)
-        direction = {k: begin[k] - v for k, v in end.phi.items()}
-        grads = pull_start(learner, meta, tasks.support, direction)
-        stats = loop.summary(Outcome(*outcome), tasks)
-        stats |= loop.health(learner, fixed, end, tasks.support)
-        memory = {k: v.sum(0) for k, v in end.state.items()} if learner.persistent else {}
-        return MetaGradient(outcome.losses.sum(), grads, stats, memory)
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        path = self.seen(learner, Path)  # type: ignore[type-abstract]
+        objective.bind(learner)
+
+        def direction(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+            if weights.steps is not None:
+                raise Refused(
+                    "`Reptile` looks at phi_K only, and this objective has losses at every step. "
+                    "Use `Adjoint()`, or `Query(loss)`."
+                )
+            fixed = trees.detach(meta)
+            begin = loop.begin(path, fixed, tasks.support)
+            end = loop.last(path, fixed, tasks.support)
+            with torch.no_grad():
+                outcome = objective.losses(learner, fixed, end, tasks)
+            gap = {k: begin.phi[k] - v for k, v in end.phi.items()}
+            losses = outcome.losses
+            if weights.tasks is not None:
+                gap = {k: v * trees.rows(weights.tasks, v) for k, v in gap.items()}
+                losses = losses * weights.tasks
+            with torch.enable_grad():
+                phi = path.start(meta, tasks.support).phi
+                grads = trees.pull(phi.values(), meta, [gap.get(k) for k in phi])
+            stats = loop.summary(objective, outcome, tasks)
+            stats |= learner.health(fixed, end, tasks.support)
+            return MetaGradient(losses.sum(), grads, stats, remembered(learner, end))
+
+        return direction
 
     def describe(self) -> str:
         return "Reptile"

@@ -2,38 +2,217 @@
 
 For phi_{t+1}, s_{t+1} = step(meta, t, phi_t, g_t, l_t, s_t), g_t = d sum(inner losses) / d phi:
 
-    lam, mu <- d outer / d phi_K, 0 ;  G <- d outer / d meta
+    lam, mu <- w_K d outer / d phi_K, 0 ;  G <- w_K d outer / d meta
     for t = K-1 ... 0:
-        (m, p, u, l, s) <- vjp of step at t, applied to (lam, mu)
+        (p, u, l, s, m) <- vjp of step at t, applied to (lam, mu)
         (h_phi, h_meta) <- (H_phi,phi u, H_meta,phi u)       if t >= K - last, else 0
         lam, mu, G      <- p + h_phi, s, G + m + h_meta
+        if w_t:  lam, G <- lam + w_t d outer / d phi_t, G + w_t d outer / d meta
     G <- G + vjp of start applied to lam
 
 With gradient descent p + h_phi = (I - alpha H) lam: the product of the K factors, read right to
-left. The order of derivatives never exceeds two.
-
-For outer losses at every step, sum_t w_t outer(phi_t), lam starts from w_K d outer / d phi_K; once
-it has reached phi_t, w_t d outer / d phi_t is added to it and w_t d outer / d meta to G.
+left. The order of derivatives never exceeds two. `Turns` holds the five functions that the sweep
+is made of; the recorded engine puts tapes of them in their place and drives the same sweep.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import path as loop
 from ..core import trees
-from ..core.contract import Estimator, IterativeLearner, Learner, Outcome
-from ..core.curvature import Curvature, Linearised, ReverseOverReverse, Where, gradient_at
-from ..core.path import Point
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    OuterWeights,
+    Path,
+    Point,
+    Sweeping,
+    View,
+)
+from ..core.curvature import Constant, Curvature, ReverseOverReverse
 from ..core.types import Batch, MetaGradient, Params, Task
+from .memory import remembered
 from .unrolled import Unrolled
 
 KEPT_STEPS, KEPT_BYTES = 16, 8 * 2**20
 """Every state is kept up to this many inner steps, or while all of them together are this small."""
+FAST_KEPT_BYTES = 2**26
+"""The same for turns that were recorded: speed is asked for there."""
+
+
+class Judged(NamedTuple):
+    """The outer objective at a point: losses (T,) before any weight, its gradient lam in phi and
+    its direct gradient in meta, both of the weighted losses, and what is told of the tasks."""
+
+    losses: Tensor
+    lam: Params
+    direct: Params
+    stats: Params
+
+
+class Turns:
+    """The five functions of a sweep, for one learner, objective and oracle of curvature."""
+
+    def __init__(self, learner: Learner, objective: Objective, path: Path, curvature: Curvature):
+        self.learner, self.objective, self.path = learner, objective, path
+        self.curvature = curvature
+
+    def start(self, meta: Params, support: Batch) -> Point:
+        """phi_0, without a graph."""
+        return loop.begin(self.path, meta, support)
+
+    def step(self, meta: Params, point: Point, support: Batch) -> Point | None:
+        """The next point, without a graph; None once a tolerance has every task at rest."""
+        return next(loop.advance(self.path, meta, support, point, point.t + 1), None)
+
+    def outer(self, meta: Params, point: Point, tasks: Task, weight: Tensor | None) -> Judged:
+        """The outer objective at a point, its losses multiplied by `weight` (T,) or a number.
+
+        What it does not depend on is left out, here and all through the sweep: so the names of
+        parameters that no gradient reaches come out at its end.
+        """
+        inputs = trees.join(phi=trees.leaves(point.phi), meta=meta)
+        with torch.enable_grad():
+            at = point._replace(phi=trees.part("phi", inputs))
+            outcome = self.objective.losses(self.learner, meta, at, tasks)
+            losses = outcome.losses if weight is None else outcome.losses * weight
+            found = trees.gradient(losses, inputs)
+        stats = loop.summary(self.objective, outcome, tasks)
+        return Judged(
+            outcome.losses.detach(), trees.part("phi", found), trees.part("meta", found), stats
+        )
+
+    def turn(
+        self, meta: Params, point: Point, lam: Params, mu: Params, support: Batch, exact: bool
+    ) -> tuple[Params, Params, Params]:
+        """Cotangents of (phi_t, s_t) from those after step t, and what the step adds to G.
+
+        Unless `exact`, the inner gradient counts as constant.
+        """
+        view = self.view(meta, point, support, exact)
+        found = loop.masked_pull(self.path, meta, point, view, lam, mu)
+        if not exact or (not found.grad and found.losses is None):
+            return found.phi, found.state, found.meta
+        h_phi, h_meta = view.product(found.grad, found.losses)
+        return trees.merge(found.phi, h_phi), found.state, trees.merge(found.meta, h_meta)
+
+    def view(self, meta: Params, point: Point, support: Batch, exact: bool) -> View:
+        """The inner objective of the step from this point, with its products if `exact`."""
+        data = self.path.data(trees.detach(meta), point, support)
+        oracle = self.curvature if exact else Constant()
+        return oracle.view(loop.losses_of(self.path, point, data), meta, point.phi)
+
+    def end(self, meta: Params, lam: Params, support: Batch) -> Params:
+        """The vjp of phi_0 = start(meta, support), applied to lam."""
+        with torch.enable_grad():
+            phi = self.path.start(meta, support).phi
+            return trees.pull(phi.values(), meta, [lam.get(k) for k in phi])
+
+
+class Sweep(Sweeping):
+    """The recurrence above over any `turns`; `exact` is the number of last steps with curvature."""
+
+    def __init__(self, turns: Turns, *, exact: int, store_every: int | None, kept_bytes: int):
+        self.turns, self.path = turns, turns.path
+        self.exact, self.store_every, self.kept_bytes = exact, store_every, kept_bytes
+        # Steps that hand lam on without looking at their point need no point.
+        self.blind = self.path.tolerance is None and (self.path.pull_constant({}, {}) is not None)
+
+    def __call__(self, meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+        turns, support = self.turns, tasks.support
+        fixed = trees.detach(meta)
+        stored, end = self._forward(fixed, support, weights)
+        judged = turns.outer(meta, end, tasks, _weight(weights, end.t, last=True))
+        lam, mu, total = judged.lam, {}, judged.direct
+        told = _told(weights, judged.losses, end.t, last=True)
+        for point in self._backwards(fixed, support, stored, end.t, weights):
+            exact = point.t >= end.t - self.exact
+            constant = None if exact or not self.blind else self.path.pull_constant(lam, mu)
+            if constant is not None:
+                lam, mu = constant
+            else:
+                lam, mu, found = turns.turn(meta, point, lam, mu, support, exact)
+                total = trees.merge(total, found)
+            if weights.steps is not None and point.t > 0:
+                early = turns.outer(meta, point, tasks, _weight(weights, point.t, last=False))
+                lam, total = trees.merge(lam, early.lam), trees.merge(total, early.direct)
+                told = told + _told(weights, early.losses, point.t, last=False)
+        for _ in range(self._first_needed(end.t, weights)):
+            constant = self.path.pull_constant(lam, mu)
+            assert constant is not None
+            lam, mu = constant
+        total = trees.merge(total, turns.end(meta, lam, support))
+        stats = judged.stats | {"loss": told}
+        stats |= turns.learner.health(fixed, end, support)
+        loss = told if weights.tasks is None else told * weights.tasks
+        return MetaGradient(loss.sum(), total, stats, remembered(turns.learner, end))
+
+    def repeats(self, least: int) -> bool:
+        steps = self.path.steps
+        alike = len({self.path.key(t) for t in range(steps)}) == 1
+        # Steps without curvature that look at their point would need a second kind of turn.
+        return (
+            steps >= least
+            and alike
+            and self.path.tolerance is None
+            and (self.blind or self.exact >= steps)
+        )
+
+    def over(self, turns: Any) -> Sweep:
+        """The same sweep over other turns, with no limit but speed on the states it keeps."""
+        return Sweep(
+            turns, exact=self.exact, store_every=self.store_every, kept_bytes=FAST_KEPT_BYTES
+        )
+
+    def _forward(
+        self, meta: Params, support: Batch, weights: OuterWeights
+    ) -> tuple[list[Point], Point]:
+        """Points to start replays from, and the last one."""
+        point = self.turns.start(meta, support)
+        every = self.store_every or spacing(self.path.steps, point, self.kept_bytes)
+        needed = self._first_needed(self.path.steps, weights)
+        stored = []
+        while True:
+            if point.t % every == 0 and point.t + every > needed:
+                stored.append(point)
+            after = self.turns.step(meta, point, support) if point.t < self.path.steps else None
+            if after is None:
+                return stored, point
+            point = after
+
+    def _first_needed(self, end: int, weights: OuterWeights) -> int:
+        """The first step whose point the sweep looks at."""
+        return max(0, end - self.exact) if self.blind and weights.steps is None else 0
+
+    def _backwards(
+        self, meta: Params, support: Batch, stored: list[Point], end: int, weights: OuterWeights
+    ) -> Iterator[Point]:
+        """The points end-1 … 0; those between two stored ones are recomputed, and then dropped."""
+        needed = self._first_needed(end, weights)
+        while stored and end > needed:
+            point = stored.pop()
+            if point.t == end:
+                continue
+            replayed = []
+            at: Point | None = point
+            for _ in range(point.t, end - 1):
+                assert at is not None
+                at = self.turns.step(meta, at, support)
+                assert at is not None, "a replay ended before the loop that it repeats"
+                replayed.append(at)
+            while replayed and replayed[-1].t >= needed:
+                yield replayed.pop()
+            if point.t >= needed:
+                yield point
+            end = point.t
 
 
 class Adjoint(Estimator):
@@ -47,8 +226,7 @@ class Adjoint(Estimator):
     fastest.
     """
 
-    needs = IterativeLearner
-    every_step = True
+    needs = Path
 
     def __init__(
         self,
@@ -68,68 +246,18 @@ class Adjoint(Estimator):
         self.last = last
         self.store_every = store_every
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        assert isinstance(learner, IterativeLearner)
-        if learner.steps == 1 and self.last is None and type(self.curvature) is ReverseOverReverse:
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        path = self.seen(learner, Path)  # type: ignore[type-abstract]
+        if path.steps == 1 and self.last is None and type(self.curvature) is ReverseOverReverse:
             # One step: the sweep is a single turn, which plain autograd makes in fewer calls.
-            return Unrolled()(learner, meta, tasks)
-        fixed = trees.detach(meta)
-        stored: list[Point] = []
-        every = self.store_every or spacing(learner, fixed, tasks.support)
-        weights = learner.outer_weights()
-        needed = self._needed(learner) if weights is None else 0
-        for point in loop.points(learner, fixed, tasks.support):
-            if point.t % every == 0 and point.t + every > needed:
-                stored.append(point)
-        end = point
-        # A loop that a tolerance ended early stands still for the rest of its steps.
-        weight = None if weights is None else weights[max(end.t - 1, 0) :].sum()
-        outcome, lam, total = outer_gradient(learner, meta, end.phi, tasks, weight)
-        mu: Params = {}
-        for point in self._backwards(learner, fixed, tasks.support, stored, end.t):
-            if not self._skips(learner, point.t, end.t):
-                where = Where(learner, meta, point.t, point.phi, tasks.support)
-                lam, mu, found = pull_step(where, point, lam, mu, self._linearise(where, end.t))
-                total = trees.merge(total, found)
-            elif weights is None:
-                break
-            if weights is not None and point.t > 0:
-                early, more, found = outer_gradient(
-                    learner, meta, point.phi, tasks, weights[point.t - 1]
-                )
-                lam, total = trees.merge(lam, more), trees.merge(total, found)
-                outcome = outcome._replace(losses=outcome.losses + early.losses)
-        total = trees.merge(total, pull_start(learner, meta, tasks.support, lam))
-        stats = loop.summary(outcome, tasks) | loop.health(learner, fixed, end, tasks.support)
-        return MetaGradient(outcome.losses.detach().sum(), total, stats)
+            return Unrolled().on(learner, objective)
+        objective.bind(learner)
+        return self.sweep(Turns(learner, objective, path, self.curvature))
 
-    def _linearise(self, where: Where, end: int) -> Linearised:
-        exact = self.last is None or where.t >= end - self.last
-        return self.curvature.at(where) if exact else _Constant(where)
-
-    def _needed(self, learner: IterativeLearner) -> int:
-        """The first step whose point the sweep may ask for."""
-        if self.last is None or not learner.plain or learner.tolerance is not None:
-            return 0  # a tolerance may end the loop anywhere
-        return learner.steps - self.last
-
-    def _skips(self, learner: IterativeLearner, t: int, end: int) -> bool:
-        """Whether step t and all before it pass lam on unchanged: plain steps without curvature."""
-        return self.last is not None and learner.plain and t < end - self.last
-
-    def _backwards(
-        self, learner: IterativeLearner, meta: Params, support: Batch, stored: list[Point], end: int
-    ) -> Iterator[Point]:
-        """The points end-1 … 0; those between two stored ones are recomputed, and then dropped."""
-        while stored:
-            point = stored.pop()
-            if point.t == end:
-                continue
-            replayed = list(loop.advance(learner, meta, support, point, end - 1))
-            while replayed:
-                yield replayed.pop()
-            yield point
-            end = point.t
+    def sweep(self, turns: Turns, kept_bytes: int = KEPT_BYTES) -> Sweep:
+        """The sweep over these turns, keeping states of `kept_bytes` together at the most."""
+        exact = turns.path.steps if self.last is None else self.last
+        return Sweep(turns, exact=exact, store_every=self.store_every, kept_bytes=kept_bytes)
 
     def describe(self) -> str:
         told = f"adjoint sweep, {self.curvature.describe()}"
@@ -138,120 +266,40 @@ class Adjoint(Estimator):
         return told + (f", every {self.store_every}th state kept" if self.store_every else "")
 
 
-class FirstOrder(Estimator):
+class FirstOrder(Adjoint):
     """The sweep without curvature: inner gradients count as constants (FOMAML).
 
     What a learned rate or momentum contributes directly is kept.
     Source: Finn et al. 2017, section 5.2.
     """
 
-    needs = IterativeLearner
-    every_step = True
-
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        return Adjoint(last=0)(learner, meta, tasks)
+    def __init__(self) -> None:
+        super().__init__(last=0)
 
     def describe(self) -> str:
         return "first order"
 
 
-def spacing(
-    learner: IterativeLearner, meta: Params, support: Batch, *, limit: int = KEPT_BYTES
-) -> int:
+def spacing(steps: int, start: Point, limit: int) -> int:
     """Steps between stored states. With k, K / k are stored and k replayed at a time.
 
     The smallest k that keeps them within `limit` bytes; at most sqrt(K), where they are fewest.
     """
-    steps = learner.steps
     if steps <= KEPT_STEPS:
         return 1
-    with torch.no_grad():
-        phi = learner.start(meta, support)
-        state = learner.initial_state(meta, phi)
-    size = sum(v.nbytes for v in (*phi.values(), *state.values()))
+    size = sum(v.nbytes for v in (*start.phi.values(), *start.state.values()))
     fewest = math.isqrt(steps - 1) + 1
     return next((k for k in range(1, fewest) if (steps / k + k - 1) * size <= limit), fewest)
 
 
-def outer_gradient(
-    learner: Learner, meta: Params, phi: Params, tasks: Task, weight: Tensor | None = None
-) -> tuple[Outcome, Params, Params]:
-    """The outer objective at phi, its gradient in phi, and its direct gradient in meta.
-
-    With a `weight` the losses, and so both gradients, are multiplied by it.
-
-    What it does not depend on is left out, here and all through the sweep: so the names of
-    parameters that no gradient reaches come out at its end.
-    """
-    inputs = {"phi " + k: v for k, v in trees.leaves(phi).items()}
-    inputs |= {"meta " + k: v for k, v in meta.items()}
-    with torch.enable_grad():
-        outcome = learner.outer(meta, {k: inputs["phi " + k] for k in phi}, tasks)
-        if weight is not None:
-            outcome = outcome._replace(losses=weight * outcome.losses)
-        found = trees.gradient(outcome.losses, inputs)
-    lam = {k: found["phi " + k] for k in phi if "phi " + k in found}
-    direct = {k[5:]: v for k, v in found.items() if k.startswith("meta ")}
-    found_stats = trees.detach(outcome.stats)
-    return Outcome(outcome.losses.detach(), outcome.outputs.detach(), found_stats), lam, direct
+def _weight(weights: OuterWeights, t: int, last: bool) -> Tensor | None:
+    """What the losses at phi_t are multiplied by; None for one."""
+    if weights.steps is None:
+        return weights.tasks
+    step = weights.steps[max(t - 1, 0) :].sum() if last else weights.steps[t - 1]
+    return step if weights.tasks is None else step * weights.tasks
 
 
-def pull_start(learner: IterativeLearner, meta: Params, support: Batch, lam: Params) -> Params:
-    """The vjp of phi_0 = start(meta, support), applied to lam."""
-    with torch.enable_grad():
-        phi = learner.start(meta, support)
-        return trees.pull(phi.values(), meta, [lam.get(k) for k in phi])
-
-
-def pull_step(
-    where: Where, point: Point, lam: Params, mu: Params, inner: Linearised
-) -> tuple[Params, Params, Params]:
-    """One turn of the sweep: cotangents of (phi_t, s_t) and what this step adds to G."""
-    if where.learner.plain and where.learner.tolerance is None:
-        # phi' = phi - a g with a number a, so lam <- lam - a H lam: the step itself, once more.
-        def stepped(at: Params, along: Params) -> Params:
-            return where.learner.step(where.meta, point.t, at, along, inner.losses, {})[0]
-
-        h_phi, h_meta = inner.pull(lam)
-        moved = {k: lam[k] if k in lam else torch.zeros_like(h) for k, h in h_phi.items()}
-        return {**lam, **stepped(moved, h_phi)}, {}, stepped(trees.zeros_like(h_meta), h_meta)
-    leaves = (
-        {"phi " + k: v for k, v in trees.leaves(point.phi).items()}
-        | {"state " + k: v for k, v in trees.leaves(point.state).items()}
-        | {"grad " + k: v for k, v in trees.leaves(inner.grad).items()}
-        | {"loss": inner.losses.detach().requires_grad_()}
-        | {"meta " + k: v for k, v in where.meta.items()}
-    )
-
-    def part(prefix: str, tree: Params) -> Params:
-        return {k[len(prefix) :]: v for k, v in tree.items() if k.startswith(prefix)}
-
-    with torch.enable_grad():
-        phi, state = loop.masked_step(
-            where.learner,
-            where.meta,
-            Point(point.t, part("phi ", leaves), part("state ", leaves)),
-            part("grad ", leaves),
-            leaves["loss"],
-            loop.still_moving(where.learner, inner.grad),
-        )
-        found = trees.pull(
-            [*phi.values(), *state.values()],
-            leaves,
-            [*(lam.get(k) for k in phi), *(mu.get(k) for k in state)],
-        )
-    h_phi, h_meta = inner.pull(part("grad ", found), found.get("loss"))
-    lam = trees.merge(part("phi ", found), h_phi)
-    return lam, part("state ", found), trees.merge(part("meta ", found), h_meta)
-
-
-class _Constant(Linearised):
-    """The inner gradient as a constant: every product is zero."""
-
-    def __init__(self, where: Where):
-        self.losses, self.grad = gradient_at(where)
-
-    def pull(
-        self, u: Params, loss_cotangent: torch.Tensor | None = None, *, again: bool = False
-    ) -> tuple[Params, Params]:
-        return {}, {}
+def _told(weights: OuterWeights, losses: Tensor, t: int, last: bool) -> Tensor:
+    """The share of these losses in each task's outer loss, without the weights of the tasks."""
+    return OuterWeights(weights.steps).of(losses, t, last)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..core.contract import Refusal
 from ..core.types import Params
 
 
@@ -23,13 +24,19 @@ class Fit(NamedTuple):
 
 
 class Head(nn.Module, ABC):
-    """Fits a linear map on features. What it learns is the module's parameters.
+    """Fits a linear map on features. What it learns is the module's parameters."""
 
-    `values` says whether the targets may be any numbers or must be classes (rows of zeros with a
-    single one).
-    """
+    def refuse(self, targets: str) -> Refusal | None:
+        """Why it cannot fit "classes" (rows of zeros with a single one) or "values" (any numbers).
 
-    values: bool = False
+        None where it can; by default only classes.
+        """
+        if targets == "classes":
+            return None
+        return Refusal(
+            f"`{type(self).__name__}` separates classes and cannot fit values",
+            'use `Ridge()`, or targets="classes"',
+        )
 
     @abstractmethod
     def fit(self, hyper: Params, z: Tensor, targets: Tensor) -> Fit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.contract import Refusal
 from ..core.strength import Strength, precise
 from ..core.types import Params
 from .head import Fit, Head, linear, with_ones
@@ -28,8 +29,6 @@ class Ridge(Head):
     Source: Bertinetto et al. 2019, section 3.2; Lee et al. 2019, section 3.2.
     """
 
-    values = True
-
     def __init__(
         self,
         lam: float = 50.0,
@@ -42,6 +41,9 @@ class Ridge(Head):
         self.lam = Strength(lam, learned=learned)
         self.intercept = intercept
         self.average = average
+
+    def refuse(self, targets: str) -> Refusal | None:
+        return None
 
     def fit(self, hyper: Params, z: Tensor, targets: Tensor) -> Fit:
         x, y = precise(z), precise(targets)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..core.strength import positive, precise
+from ..core.checks import positive
+from ..core.strength import precise
 from ..core.types import Params
 from .head import Fit, Head, linear
 from .quadratic import minimise

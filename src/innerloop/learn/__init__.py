@@ -1,24 +1,23 @@
 """Learners: adapt on support -> predict on query."""
 
-from .bootstrap import BootstrappedLearner
+from .examples import Collected, InOrder, MiniBatches, StepExamples
 from .features import FeatureLearner
 from .gradient import GradientLearner
 from .head import HeadLearner
 from .matching import FullContext, MatchingClassifier, MatchingLearner
-from .per_step_norm import PerStepNorm
 from .proto import ProtoClassifier, ProtoLearner
-from .prototype_start import PrototypeStart
 
 __all__ = [
-    "BootstrappedLearner",
+    "Collected",
     "FeatureLearner",
     "FullContext",
     "GradientLearner",
     "HeadLearner",
+    "InOrder",
     "MatchingClassifier",
     "MatchingLearner",
-    "PerStepNorm",
+    "MiniBatches",
     "ProtoClassifier",
     "ProtoLearner",
-    "PrototypeStart",
+    "StepExamples",
 ]

@@ -1,33 +1,53 @@
-"""The learner that adapts a model's weights step by step: solver x scope on any `nn.Module`."""
+"""The learner that adapts a model's weights step by step: solver x scope x inner terms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
-from ..call.model import ModelCall
+from ..call import ModelCall
 from ..core import path as loop
-from ..core import streams
-from ..core.contract import Around, IterativeLearner, Outcome
-from ..core.types import Batch, Params, Task
-from ..objective.losses import Loss, LossLike, as_loss
-from ..objective.multi_step import MultiStep
+from ..core import trees
+from ..core.contract import (
+    Cotangents,
+    Learner,
+    Memory,
+    Models,
+    Network,
+    Optimum,
+    Path,
+    Point,
+    Program,
+    Refusal,
+    Trajectory,
+    View,
+)
+from ..core.types import Batch, Params, Tree
+from ..objective.losses import Loss, LossLike
+from ..objective.terms import ModelFunction, Situation, Term, as_terms
 from ..scope import All, Scope
-from ..solve import Fixed, GradientDescent, Proximal, Solver
+from ..solve import Solver
+from .examples import StepExamples
+from .function import FunctionCall
+
+V = TypeVar("V")
+
+Inner = LossLike | Loss | Term | Sequence[Any]
 
 
-class GradientLearner(IterativeLearner):
-    """phi_0 from the scope, then phi_{t+1} = solver step along the support gradient.
+class GradientLearner(Learner):
+    """phi_0 from the scope, then phi_{t+1} = solver step along the gradient of the inner terms.
 
-    The inner objective is loss(support) + penalty(phi, phi_0) + regulariser(weights); the outer one
-    is loss(query). `batch_size` draws the support in shuffled mini-batches, one per step, without
-    replacement until all were seen (Reptile). `norm` is the normalisation policy (see
-    `innerloop.call.policy`); `regulariser` maps one task's weights (a dict by name) to a scalar.
-    `multi_step` weighs outer losses at every step (MAML++); the loss at phi_K is then in `stats`
-    as `query_loss`.
+    `inner` is a loss of the support examples, a term, or a list of them that are added up, such as
+    `["cross_entropy", Proximal(2.0)]`. `examples` chooses the support examples of each step (all of
+    them by default; `MiniBatches(10)`). `norm` is the normalisation policy (see
+    `innerloop.call.policy`).
+
+    Raises ValueError where the scope adapts nothing, and where a gradient tolerance meets
+    examples that change from step to step.
     """
 
     def __init__(
@@ -36,46 +56,184 @@ class GradientLearner(IterativeLearner):
         solver: Solver,
         scope: Scope | None = None,
         *,
-        loss: LossLike | Loss = "cross_entropy",
+        inner: Inner = "cross_entropy",
         norm: str | None = None,
-        penalty: Proximal | None = None,
-        regulariser: Callable[[Params], Tensor] | None = None,
-        batch_size: int | None = None,
-        multi_step: MultiStep | None = None,
+        examples: StepExamples | None = None,
     ):
         super().__init__()
         self.call = ModelCall(model, norm)
         self.model = model
         self.solver = solver
-        self.penalty = penalty
         self.scope = scope or All()
-        self.loss = as_loss(loss)
-        self.kind = self.loss.kind
-        self.regulariser = regulariser
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise ValueError(f"expected batch_size >= 1 or None, got {batch_size!r}")
-        if batch_size is not None and solver.tolerance is not None:
+        self.inner = as_terms(inner)
+        self.examples = examples
+        if examples is not None and solver.tolerance is not None:
             raise ValueError(
                 "a gradient tolerance needs one inner objective, but mini-batches change it at "
-                "every step: use tolerance=None or batch_size=None"
+                "every step: use tolerance=None or examples=None"
             )
-        self.batch_size = batch_size
         params: Params = dict(model.named_parameters())
-        self.names = self._adapted(params)
+        self.names = self.scope.bind(model, solver.steps)
         if not self.names:
             raise ValueError(
                 f"the scope `{self.scope.describe()}` leaves no trainable parameter to adapt; the "
                 f"model has {', '.join(params)}"
             )
-        self._stacked = set(self.names)
         first = params[self.names[0]]
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
-        if penalty is not None:
-            penalty.bind(first.dtype)
-        self.multi_step = multi_step
-        if multi_step is not None:
-            multi_step.bind(self.steps, first)
+        for term in self.inner:
+            term.bind(first)
+        self._functions: dict[int, FunctionCall] = {}
+        self._way = _Descent(self)
         self.to(first.device)
+
+    def replace(
+        self,
+        *,
+        solver: Solver | None = None,
+        scope: Scope | None = None,
+        inner: Inner | None = None,
+        norm: str | None = None,
+        examples: StepExamples | None = None,
+    ) -> GradientLearner:
+        """A learner of the same model with these pieces changed; the others are shared."""
+        return GradientLearner(
+            self.model,
+            solver or self.solver,
+            scope or self.scope,
+            inner=list(self.inner) if inner is None else inner,
+            norm=norm or (self.call.policy if self.call.normalises else None),
+            examples=examples or self.examples,
+        )
+
+    def adapt(self, meta: Params, support: Batch) -> Point:
+        if torch.is_grad_enabled():
+            return loop.unroll(self._way, meta, support)
+        return loop.last(self._way, meta, support)
+
+    def predict(self, meta: Params, point: Point, x: Tree, support: Batch) -> Tree:
+        weights, stacked = self._weights(meta, point, "query")
+        return self.call(weights, stacked, x, "query", support.x)
+
+    def module(self, point: Point, support: Batch) -> nn.Module:
+        meta: Params = {k: p.detach() for k, p in self.named_parameters()}
+        weights, stacked = self._weights(meta, point, "query")
+        one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
+        shapes = {k: p.shape for k, p in self.model.named_parameters()}
+        fitting = {k: v for k, v in one.items() if v.shape == shapes[k]}
+        model = self.call.materialise(fitting, support.x)
+        for k, v in one.items():
+            if k not in fitting:  # a head with another number of classes
+                _resize(model, k, v)
+        return model
+
+    def health(self, meta: Params, point: Point, support: Batch) -> Params:
+        return loop.health(self._way, meta, point, support)
+
+    def calls(self) -> list[Network]:
+        return [self.call, *self._functions.values()]
+
+    def offer(self, view: type[V]) -> V | Refusal:
+        reason = self._refuse(view)
+        if reason is not None:
+            return reason
+        seen: dict[type, Callable[[], Any]] = {
+            Path: lambda: self._way,
+            Trajectory: lambda: loop.Walk(self._way),
+            Optimum: lambda: _Minimum(self._way),
+            Memory: lambda: _Kept(self.solver),
+            Program: lambda: _Steps(self),
+            Models: lambda: _Adapted(self),
+        }
+        if view not in seen:
+            return super().offer(view)
+        found: V = seen[view]()
+        return found
+
+    def describe(self) -> dict[str, str]:
+        fit, *others = [term.describe() for term in self.inner]
+        solver = ", ".join([self.solver.describe(), *others])
+        if self.examples is not None:
+            solver += f", {self.examples.describe()}"
+        return {
+            "scope": self.scope.describe(),
+            "solver": solver,
+            "norm": self.call.policy if self.call.normalises else "none in the model",
+            "loss": fit,
+        }
+
+    def _refuse(self, view: type) -> Refusal | None:
+        """What stands against this view: first the solver's reason, then this learner's."""
+        reason = None if view in (Trajectory, Models) else self.solver.refuse(view)
+        if reason is not None:
+            return reason
+        if view is Optimum:
+            return self._refuse_optimum()
+        if view is Program and self.solver.tolerance is not None:
+            return Refusal(
+                "with a tolerance the number of steps depends on the task", 'Use engine="eager"'
+            )
+        if view is Program and self.examples is not None:
+            return Refusal("each call draws other mini-batches", 'Use engine="eager"')
+        return None
+
+    def _refuse_optimum(self) -> Refusal | None:
+        name = type(self.solver).__name__
+        if self.examples is not None:
+            return Refusal(
+                "a mini-batched support: each step has another objective, so phi is stationary "
+                "for none of them",
+                "Use `examples=None`, or use `Adjoint()`",
+            )
+        if self.solver.tolerance is None and not any(t.convex_from() for t in self.inner):
+            return Refusal(
+                f"`{name}` without a penalty or a tolerance: phi is not a stationary point of "
+                "anything",
+                "Add `Proximal(lam)` to the inner terms or give the solver a tolerance, or use "
+                "`Adjoint()`",
+            )
+        return None
+
+    def _weights(self, meta: Params, point: Point, role: str) -> tuple[Params, set[str]]:
+        params, own = trees.under("model.", meta), trees.under("scope.", meta)
+        return self.scope.weights(params, own, self.names, point, role)
+
+    def _start(self, meta: Params, support: Batch) -> Params:
+        params, own = trees.under("model.", meta), trees.under("scope.", meta)
+        return self.scope.start(params, own, self.names, support, self._run)
+
+    def _run(self, weights: Params, stacked: set[str], x: Tree) -> Tree:
+        return self.call(weights, stacked, x, "start", None)
+
+    def _function(self, function: ModelFunction) -> FunctionCall:
+        """The model under this function; made once, so that it is examined once."""
+        found = self._functions.get(id(function))
+        if found is None:
+            found = FunctionCall(self.model, function, self.call.policy)
+            found.follow(self.call)
+            self._functions[id(function)] = found
+        return found
+
+    def _stream(self, t: int) -> str:
+        """Fresh dropout masks at every step, but one mask where phi seeks a stationary point."""
+        one_objective = self.solver.tolerance is not None or any(
+            term.convex_from() for term in self.inner
+        )
+        return "support" if one_objective else f"support {t}"
+
+
+class _Data(NamedTuple):
+    """The examples of a step, and the whole support set, where a start may look at it."""
+
+    batch: Batch
+    support: Batch
+
+
+class _Descent(Path):
+    """A gradient learner as the steps that it takes."""
+
+    def __init__(self, learner: GradientLearner):
+        self.learner, self.solver = learner, learner.solver
 
     @property
     def steps(self) -> int:  # type: ignore[override]
@@ -85,149 +243,127 @@ class GradientLearner(IterativeLearner):
     def tolerance(self) -> float | None:  # type: ignore[override]
         return self.solver.tolerance
 
-    @property
-    def stationary(self) -> str | None:  # type: ignore[override]
-        if self.penalty is None:
-            return (
-                f"`{type(self.solver).__name__}` without a penalty: phi is not a stationary point "
-                "of anything. Add `penalty=Proximal(lam)`"
-            )
-        if self.solver.restless is not None:
-            return (
-                f"`{type(self.solver).__name__}`: {self.solver.restless}. Use `GradientDescent` or "
-                "`NewtonCG`"
-            )
-        if self.batch_size is not None:
-            return (
-                "a mini-batched support: each step has another objective, so phi is stationary "
-                "for none of them. Use `batch_size=None`"
-            )
-        return None
+    def start(self, meta: Params, support: Batch) -> Point:
+        phi = self.learner._start(meta, support)
+        return Point(0, phi, self.solver.init(phi))
+
+    def data(self, meta: Params, point: Point, support: Batch) -> Any:
+        examples = self.learner.examples
+        batch = support if examples is None else examples.at(self.learner, meta, point, support)
+        return _Data(batch, support)
+
+    def losses(self, meta: Params, point: Point, data: Any) -> Tensor:
+        at = _At(self.learner, meta, point, data)
+        first, *others = [
+            term.losses(trees.under(f"inner.{i}.", meta), at)
+            for i, term in enumerate(self.learner.inner)
+        ]
+        return sum(others, first)
+
+    def step(self, meta: Params, point: Point, view: View) -> Point:
+        return self.solver.step(trees.under("solver.", meta), point, view)
+
+    def pull(self, meta: Params, point: Point, view: View, lam: Params, mu: Params) -> Cotangents:
+        found = self.solver.pull(trees.under("solver.", meta), point, view, lam, mu)
+        if not found.meta:
+            return found
+        return found._replace(meta={f"solver.{k}": v for k, v in found.meta.items()})
+
+    def pull_constant(self, lam: Params, mu: Params) -> tuple[Params, Params] | None:
+        return self.solver.pull_constant(lam, mu)
+
+    def key(self, t: int) -> Hashable:
+        return self.solver.key(t) if self.learner.scope.constant() else t
+
+
+class _Minimum(Optimum):
+    """A gradient learner as the minimum of its inner terms."""
+
+    def __init__(self, way: _Descent):
+        self.way = way
+
+    def losses(self, meta: Params, phi: Params, support: Batch) -> Tensor:
+        point = Point(self.way.steps, phi, {})  # the objective is the same at every step
+        return self.way.losses(meta, point, _Data(support, support))
+
+    def solve(self, meta: Params, support: Batch) -> Point:
+        return loop.last(self.way, meta, support)
+
+    def health(self, norm: Tensor) -> Params:
+        return loop.met(self.way.tolerance, norm)
+
+
+class _At(Situation):
+    """What the terms see at one step."""
+
+    def __init__(self, learner: GradientLearner, meta: Params, point: Point, data: _Data):
+        self.t, self.phi, self.batch = point.t, point.phi, data.batch
+        self._learner, self._meta, self._point, self._support = learner, meta, point, data.support
+        self._outputs: Tree = None
 
     @property
-    def plain(self) -> bool:  # type: ignore[override]
-        ours = type(self).step is GradientLearner.step  # a subclass may step as it likes
-        return ours and type(self.solver) is GradientDescent and type(self.solver.rate) is Fixed
+    def outputs(self) -> Tree:
+        if self._outputs is None:
+            weights, stacked = self.weights()
+            stream = self._learner._stream(self.t)
+            self._outputs = self._learner.call(weights, stacked, self.batch.x, stream, None)
+        return self._outputs
 
     @property
-    def persistent(self) -> bool:  # type: ignore[override]
-        return self.solver.persistent
+    def start(self) -> Params:
+        return self._learner._start(self._meta, self._support)
 
-    @property
-    def searches(self) -> bool:  # type: ignore[override]
-        return self.solver.searches
+    def weights(self) -> tuple[Params, set[str]]:
+        return self._learner._weights(self._meta, self._point, "support")
 
-    @property
-    def varies(self) -> str | None:  # type: ignore[override]
-        if self.batch_size is not None:
-            return "each call draws other mini-batches"
-        return self.solver.varies
+    def apply(self, function: ModelFunction) -> Tensor:
+        weights, stacked = self.weights()
+        call = self._learner._function(function)
+        return call.values(weights, stacked, self.batch, self._learner._stream(self.t))
 
-    @property
-    def phase(self) -> object:
-        return self.multi_step is not None and self.multi_step.over
 
-    def outer_weights(self) -> Tensor | None:
-        if self.multi_step is None or self.multi_step.over or self.steps < 2:
-            return None
-        return self.multi_step.weights
+class _Adapted(Models):
+    """The adapted models of all tasks."""
 
-    def start(self, meta: Params, support: Batch) -> Params:
-        return self.scope.start(_under("model.", meta), self.names, len(support.x))
+    def __init__(self, learner: GradientLearner):
+        self.learner = learner
 
-    def initial_state(self, meta: Params, phi: Params) -> Params:
-        return self.solver.init(phi)
+    def apply(
+        self,
+        meta: Params,
+        point: Point,
+        function: Callable[[nn.Module, Batch], Tensor],
+        batch: Batch,
+        role: str,
+    ) -> Tensor:
+        weights, stacked = self.learner._weights(meta, point, role)
+        return self.learner._function(function).values(weights, stacked, batch, role)
 
-    def inner_losses(self, meta: Params, t: int, phi: Params, support: Batch) -> Tensor:
-        batch = self._minibatch(t, support)
-        weights = {**_under("model.", meta), **phi}
-        outputs = self.call(weights, self._stacked, batch.x, self._stream(t), None)
-        losses = self.loss(outputs, batch.y)
-        if self.penalty is not None:
-            anchor = self.start(meta, support)
-            losses = losses + self.penalty.losses(_under("penalty.", meta), phi, anchor)
-        if self.regulariser is not None:
-            axes = {k: 0 if k in self._stacked else None for k in weights}
-            extra = vmap(self.regulariser, in_dims=(axes,))(weights)
-            if extra.shape != losses.shape:
-                raise ValueError(
-                    f"the regulariser gave shape {tuple(extra.shape[1:])} for one task, expected a "
-                    "scalar: sum over the weights"
-                )
-            losses = losses + extra
-        return losses
 
-    def step(
-        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        return self.solver.step(_under("solver.", meta), t, phi, grad, losses, state)
+class _Kept(Memory):
+    """The solver's state between tasks."""
 
-    def search(
-        self, meta: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
-    ) -> Params:
-        return self.solver.search(_under("solver.", meta), t, phi, grad, losses, around)
+    def __init__(self, solver: Solver):
+        self.solver = solver
 
-    def adapt(self, meta: Params, support: Batch) -> Params:
-        if torch.is_grad_enabled():
-            return loop.unroll(self, meta, support)
-        return loop.last(self, meta, support).phi
-
-    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
-        weights = {**_under("model.", meta), **phi}
-        return self.call(weights, self._stacked, x, "query", support.x)
-
-    def outer(self, meta: Params, phi: Params, task: Task) -> Outcome:
-        outputs = self.predict(meta, phi, task.query.x, task.support)
-        losses = self.loss(outputs, task.query.y)
-        stats = {} if self.multi_step is None else {"query_loss": losses.detach()}
-        return Outcome(losses, outputs, stats)
-
-    def materialise(self, phi: Params, support: Batch) -> nn.Module:
-        """The adapted model of one task as a plain module."""
-        return self.call.materialise(
-            {k: v.squeeze(0) for k, v in phi.items()}, support.x.squeeze(0)
-        )
-
-    def remember(self, state: Params) -> None:
+    def keep(self, state: Params) -> None:
         self.solver.keep(state)
 
-    def describe(self) -> dict[str, str]:
-        solver = self.solver.describe()
-        if self.penalty is not None:
-            solver += f", {self.penalty.describe()}"
-        if self.batch_size is not None:
-            solver += f", mini-batches of {self.batch_size}"
-        return {
-            "scope": self.scope.describe(),
-            "solver": solver,
-            "norm": self.call.policy if self.call.normalises else "none in the model",
-            "loss": self.loss.name + ("" if self.multi_step is None else ", multi-step"),
-        }
 
-    def _adapted(self, params: Params) -> list[str]:
-        """The names of what the solver moves."""
-        return self.scope.names(params)
+class _Steps(Program):
+    """Steps that are the same operations for all tasks of a shape."""
 
-    def _stream(self, t: int) -> str:
-        """Fresh dropout masks at every step, but one mask where phi seeks a stationary point."""
-        one_objective = self.penalty is not None or self.tolerance is not None
-        return "support" if one_objective else f"support {t}"
+    def __init__(self, learner: GradientLearner):
+        self.learner = learner
 
-    def _minibatch(self, t: int, support: Batch) -> Batch:
-        n = support.x.shape[1]
-        size = self.batch_size
-        if size is None or size >= n:
-            return support
-        first, stop = t * size, (t + 1) * size
-        passes = [
-            torch.randperm(
-                n, generator=streams.generator(streams.current(), "minibatch", epoch), device="cpu"
-            )
-            for epoch in range(first // n, (stop - 1) // n + 1)
-        ]
-        chosen = torch.cat(passes)[first % n :][:size].to(support.x.device)
-        return Batch(support.x[:, chosen], support.y[:, chosen])
+    def key(self) -> Hashable:
+        return self.learner.solver.steps
 
 
-def _under(prefix: str, meta: Params) -> Params:
-    return {k.removeprefix(prefix): v for k, v in meta.items() if k.startswith(prefix)}
+def _resize(model: nn.Module, name: str, value: Tensor) -> None:
+    """Put a parameter of another shape into a layer; a linear layer's width follows."""
+    path, _, attribute = name.rpartition(".")
+    layer = model.get_submodule(path)
+    setattr(layer, attribute, nn.Parameter(value.detach().clone()))
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape

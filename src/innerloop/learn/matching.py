@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..call.model import differentiable_kernels
+from ..call import differentiable_kernels
+from ..core import trees
 from ..core.cell import cell_step, cell_weights
-from ..core.strength import positive
-from ..core.types import Batch, Params
-from .features import FeatureLearner, membership
+from ..core.checks import positive, whole
+from ..core.classes import membership
+from ..core.contract import Point
+from ..core.types import Batch, Params, Tree
+from .features import FeatureLearner
 
 
 class MatchingLearner(FeatureLearner):
@@ -41,7 +44,7 @@ class MatchingLearner(FeatureLearner):
         temperature: float = 1.0,
         norm: str | None = None,
     ):
-        super().__init__(model, loss="cross_entropy", norm=norm)
+        super().__init__(model, norm=norm)
         self.temperature = positive("temperature", temperature)
         self.context: FullContext | None = None
         if reads is not None:
@@ -53,27 +56,28 @@ class MatchingLearner(FeatureLearner):
                 )
             self.context = FullContext(width, reads).to(next(model.parameters()))
 
-    def adapt(self, meta: Params, support: Batch) -> Params:
+    def adapt(self, meta: Params, support: Batch) -> Point:
         keys = self.features(meta, support.x, None)
         member = membership(support.y).to(keys.dtype)
         if self.context is not None:
             keys = self.context.embed(_context(meta), keys)
-        return {"keys": keys, "member": member}
+        return Point(0, {"keys": keys, "member": member}, {})
 
-    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
+    def predict(self, meta: Params, point: Point, x: Tree, support: Batch) -> Tensor:
+        phi = point.phi
         found = self.features(meta, x, support.x)
         if self.context is not None:
             found = self.context.attend(_context(meta), found, phi["keys"])
         return matches(found, phi["keys"], phi["member"], self.temperature)
 
-    def materialise(self, phi: Params, support: Batch) -> nn.Module:
-        model = self.call.materialise({}, support.x.squeeze(0))
-        one = {k: v.squeeze(0) for k, v in phi.items()}
+    def module(self, point: Point, support: Batch) -> nn.Module:
+        model = self.call.materialise({}, support.x)
+        one = {k: v.squeeze(0) for k, v in point.phi.items()}
         return MatchingClassifier(
             model, self.context, one["keys"], one["member"], self.temperature
         ).eval()
 
-    def solver(self) -> str:
+    def fitted_by(self) -> str:
         told = "attention over the support set"
         if self.temperature != 1:
             told += f", temperature {self.temperature:g}"
@@ -97,9 +101,8 @@ class FullContext(nn.Module):
 
     def __init__(self, width: int, reads: int):
         super().__init__()
-        for name, value in {"width": width, "reads": reads}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"expected {name} >= 1, got {name}={value!r}")
+        whole("width", width)
+        whole("reads", reads)
         self.reads = reads
         bound = 1 / math.sqrt(width)
         self.onward = cell_weights(width, width, bound)
@@ -109,13 +112,13 @@ class FullContext(nn.Module):
 
     def embed(self, weights: Params, features: Tensor) -> Tensor:
         """g of the support features (…, n, d), with `weights` in the place of the parameters."""
-        onward = _read(_part("onward.", weights), features)
-        reverse = _read(_part("reverse.", weights), features.flip(-2)).flip(-2)
+        onward = _read(trees.under("onward.", weights), features)
+        reverse = _read(trees.under("reverse.", weights), features.flip(-2)).flip(-2)
         return onward + reverse + features
 
     def attend(self, weights: Params, features: Tensor, keys: Tensor) -> Tensor:
         """f of the query features (…, q, d) among the support embeddings `keys` (…, n, d)."""
-        cell = _part("query.", weights)
+        cell = trees.under("query.", weights)
         h = c = torch.zeros_like(features)
         for _ in range(self.reads):
             read = (h @ keys.mT).softmax(-1) @ keys
@@ -176,9 +179,5 @@ def _read(cell: Params, features: Tensor) -> Tensor:
     return torch.stack(states, -2)
 
 
-def _part(prefix: str, weights: Params) -> Params:
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-
-
 def _context(meta: Params) -> Params:
-    return _part("context.", meta)
+    return trees.under("context.", meta)

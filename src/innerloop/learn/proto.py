@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..call.model import differentiable_kernels
-from ..core.types import Batch, Params
-from .features import FeatureLearner, membership
+from ..call import differentiable_kernels
+from ..core.classes import membership
+from ..core.contract import Point
+from ..core.types import Batch, Params, Tree
+from .features import FeatureLearner
 
 
 class ProtoLearner(FeatureLearner):
@@ -19,21 +21,24 @@ class ProtoLearner(FeatureLearner):
     """
 
     def __init__(self, model: nn.Module, *, norm: str | None = None):
-        super().__init__(model, loss="cross_entropy", norm=norm)
+        super().__init__(model, norm=norm)
 
-    def adapt(self, meta: Params, support: Batch) -> Params:
+    def adapt(self, meta: Params, support: Batch) -> Point:
         embedded = self.features(meta, support.x, None)
         member = membership(support.y).to(embedded.dtype)
-        return {"prototypes": member.transpose(1, 2) @ embedded / member.sum(1).unsqueeze(-1)}
+        if support.weight is not None:
+            member = member * support.weight.to(member.dtype).unsqueeze(-1)
+        means = member.transpose(1, 2) @ embedded / member.sum(1).unsqueeze(-1)
+        return Point(0, {"prototypes": means}, {})
 
-    def predict(self, meta: Params, phi: Params, x: Tensor, support: Batch) -> Tensor:
-        return distances(self.features(meta, x, support.x), phi["prototypes"])
+    def predict(self, meta: Params, point: Point, x: Tree, support: Batch) -> Tensor:
+        return distances(self.features(meta, x, support.x), point.phi["prototypes"])
 
-    def materialise(self, phi: Params, support: Batch) -> nn.Module:
-        model = self.call.materialise({}, support.x.squeeze(0))
-        return ProtoClassifier(model, phi["prototypes"].squeeze(0)).eval()
+    def module(self, point: Point, support: Batch) -> nn.Module:
+        model = self.call.materialise({}, support.x)
+        return ProtoClassifier(model, point.phi["prototypes"].squeeze(0)).eval()
 
-    def solver(self) -> str:
+    def fitted_by(self) -> str:
         return "class means"
 
 

@@ -1,26 +1,16 @@
 """The named methods, filed by what they change against MAML."""
 
-from .closed_form import lrd2, metaoptnet, r2d2
-from .concepts import deml
-from .estimators import anil, boil, fomaml, imaml, maml, meta_sgd, protonet, reptile
-from .metric import matching, nil
-from .plus_plus import maml_plus_plus
-from .variants import (
-    alpha_maml,
-    bias_transformation,
-    bootstrapped,
-    cavia,
-    dropgrad,
-    es_maml,
-    hf_maml,
-    meta_curvature,
-    meta_lstm,
-    proto_maml,
-    sign_maml,
-    zeroing,
-)
+from .baselines import scratch
+from .estimators import es_maml, fomaml, hf_maml, imaml, maml, reptile
+from .features import lrd2, matching, metaoptnet, nil, protonet, r2d2
+from .objectives import bootstrapped, deml, maml_plus_plus
+from .registry import METHODS, Named, named
+from .scopes import anil, bias_transformation, boil, cavia, proto_maml, zeroing
+from .solvers import alpha_maml, dropgrad, meta_curvature, meta_lstm, meta_sgd, sign_maml
 
 __all__ = [
+    "METHODS",
+    "Named",
     "alpha_maml",
     "anil",
     "bias_transformation",
@@ -41,11 +31,13 @@ __all__ = [
     "meta_lstm",
     "meta_sgd",
     "metaoptnet",
+    "named",
     "nil",
     "proto_maml",
     "protonet",
     "r2d2",
     "reptile",
+    "scratch",
     "sign_maml",
     "zeroing",
 ]

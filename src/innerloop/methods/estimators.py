@@ -1,4 +1,4 @@
-"""The named methods. Each picks a scope, a solver and an estimator; that is all a method is."""
+"""Named methods that differ from MAML by how dphi/dtheta is applied to a vector."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ from typing import Literal
 
 from torch import nn
 
+from ..call.policy import Policy
 from ..core.contract import Estimator
-from ..estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Reptile, Unrolled
-from ..learn import GradientLearner, ProtoLearner
+from ..estimate import (
+    Adjoint,
+    ConjugateGradient,
+    EvolutionStrategies,
+    FirstOrder,
+    HessianFree,
+    Implicit,
+    Reptile,
+)
+from ..learn import GradientLearner, MiniBatches
 from ..method import Method
-from ..objective.losses import Loss, LossLike
-from ..scope import Except, Only, Scope, last_layer
-from ..solve import Adam, GradientDescent, NewtonCG, PerParameter, Proximal, Rate
+from ..objective import Loss, Proximal, Query
+from ..objective.losses import LossLike
+from ..scope import Scope
+from ..solve import Adam, GradientDescent, NewtonCG, Rate
+from .registry import Chunk, named
 
-Chunk = int | Literal["auto"]
-Norm = Literal["batch", "support", "running"] | None
 
-
+@named(papers=("finn2017maml",))
 def maml(
     model: nn.Module,
     *,
     lr: float | Rate = 0.01,
     steps: int = 5,
     loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
+    norm: Policy | None = None,
     chunk: Chunk = "auto",
     estimator: Estimator | None = None,
     scope: Scope | None = None,
@@ -41,34 +50,36 @@ def maml(
 
     Source: Finn et al. 2017, algorithm 1 and appendix A.
     """
-    learner = GradientLearner(model, GradientDescent(lr, steps), scope, loss=loss, norm=norm)
-    return Method("maml", learner, estimator or Adjoint(), chunk=chunk)
+    learner = GradientLearner(model, GradientDescent(lr, steps), scope, inner=loss, norm=norm)
+    return Method(learner, Query(loss), estimator or Adjoint(), name="maml", chunk=chunk)
 
 
+@named(papers=("finn2017maml",))
 def fomaml(
     model: nn.Module,
     *,
     lr: float | Rate = 0.01,
     steps: int = 5,
     loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
+    norm: Policy | None = None,
     chunk: Chunk = "auto",
 ) -> Method:
     """MAML with the inner gradients as constants: theta <- theta - beta grad L_query(phi_K).
 
     Source: Finn et al. 2017, section 5.2.
     """
-    learner = GradientLearner(model, GradientDescent(lr, steps), loss=loss, norm=norm)
-    return Method("fomaml", learner, FirstOrder(), chunk=chunk)
+    learner = GradientLearner(model, GradientDescent(lr, steps), inner=loss, norm=norm)
+    return Method(learner, Query(loss), FirstOrder(), name="fomaml", chunk=chunk)
 
 
+@named(papers=("nichol2018reptile",))
 def reptile(
     model: nn.Module,
     *,
     lr: float = 1e-3,
     steps: int = 5,
     loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
+    norm: Policy | None = None,
     chunk: Chunk = "auto",
     batch_size: int | None = 10,
     optimizer: Literal["adam", "sgd"] = "adam",
@@ -90,17 +101,20 @@ def reptile(
         if optimizer == "adam"
         else GradientDescent(lr, steps)
     )
-    learner = GradientLearner(model, solver, loss=loss, norm=norm, batch_size=batch_size)
-    return Method("reptile", learner, Reptile(), chunk=chunk)
+    learner = GradientLearner(
+        model, solver, inner=loss, norm=norm, examples=mini_batches(batch_size)
+    )
+    return Method(learner, Query(loss), Reptile(), name="reptile", chunk=chunk)
 
 
+@named(papers=("rajeswaran2019imaml",))
 def imaml(
     model: nn.Module,
     *,
     lr: float | Rate = 0.1,
     steps: int = 16,
     loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
+    norm: Policy | None = None,
     chunk: Chunk = "auto",
     lam: float = 2.0,
     cg_steps: int = 5,
@@ -130,79 +144,56 @@ def imaml(
         if optimizer == "descent"
         else NewtonCG(steps, cg_steps=cg_steps, tolerance=tolerance)
     )
-    learner = GradientLearner(model, solver, loss=loss, norm=norm, penalty=Proximal(lam))
+    learner = GradientLearner(model, solver, inner=[loss, Proximal(lam)], norm=norm)
     linear = ConjugateGradient(cg_steps, tolerance=cg_tolerance, damping=cg_damping)
-    return Method("imaml", learner, Implicit(linear), chunk=chunk)
+    return Method(learner, Query(loss), Implicit(linear), name="imaml", chunk=chunk)
 
 
-def anil(
+@named(papers=("fallah2020hfmaml",))
+def hf_maml(
     model: nn.Module,
     *,
-    lr: float | Rate = 0.1,
-    steps: int = 5,
-    loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
-    chunk: Chunk = "auto",
-    head: str | None = None,
-) -> Method:
-    """Adapt the head only; meta-learn body and head through its steps.
-
-    `head` is a name pattern such as "head.*"; by default the last layer that has parameters.
-    Source: Raghu et al. 2020, section 4.
-    """
-    learner = GradientLearner(
-        model, GradientDescent(lr, steps), Only(head or last_layer(model)), loss=loss, norm=norm
-    )
-    return Method("anil", learner, Adjoint(), chunk=chunk)
-
-
-def boil(
-    model: nn.Module,
-    *,
-    lr: float | Rate = 0.5,
+    lr: float | Rate = 0.01,
     steps: int = 1,
+    held: float = 0.5,
+    displacement: float | None = None,
     loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
+    norm: Policy | None = None,
     chunk: Chunk = "auto",
-    head: str | None = None,
 ) -> Method:
-    """Adapt the body only; the head is meta-learned and fixed within a task.
+    """MAML by gradients alone: curvature by finite differences, on held-out support examples.
 
-    `head` as in `anil`. Source: Oh et al. 2021, section 3.
+    Source: Fallah et al. 2020 (HF-MAML; one step).
     """
-    learner = GradientLearner(
-        model, GradientDescent(lr, steps), Except(head or last_layer(model)), loss=loss, norm=norm
-    )
-    return Method("boil", learner, Adjoint(), chunk=chunk)
+    learner = GradientLearner(model, GradientDescent(lr, steps), inner=loss, norm=norm)
+    estimator = HessianFree(held=held, displacement=displacement)
+    return Method(learner, Query(loss), estimator, name="hf_maml", chunk=chunk)
 
 
-def meta_sgd(
+@named(papers=("song2020esmaml",))
+def es_maml(
     model: nn.Module,
     *,
-    lr: float = 0.01,
+    lr: float | Rate = 0.05,
     steps: int = 1,
+    sigma: float = 0.1,
+    pairs: int = 150,
     loss: LossLike | Loss = "cross_entropy",
-    norm: Norm = None,
+    norm: Policy | None = None,
     chunk: Chunk = "auto",
 ) -> Method:
-    """Learn the initialisation and one rate per weight: phi = theta - alpha * grad L_support.
+    """MAML by evolution strategies: the meta-gradient from function values after adaptation.
 
-    `lr` is the rates' initial value (the paper draws them from [0.005, 0.1]); they are sign free.
-    Source: Li et al. 2017, eq. 2 and algorithm 1 (one step).
+    The adaptation is a gradient step, where the paper's is itself an evolution step. `sigma`,
+    `pairs` and `lr` are the authors' defaults for reinforcement learning.
+
+    Source: Song et al. 2020 (ES-MAML), algorithm 2.
     """
-    learner = GradientLearner(model, GradientDescent(PerParameter(lr), steps), loss=loss, norm=norm)
-    return Method("meta_sgd", learner, Adjoint(), chunk=chunk)
+    learner = GradientLearner(model, GradientDescent(lr, steps), inner=loss, norm=norm)
+    estimator = EvolutionStrategies(sigma=sigma, pairs=pairs)
+    return Method(learner, Query(loss), estimator, name="es_maml", chunk=chunk)
 
 
-def protonet(
-    model: nn.Module,
-    *,
-    norm: Norm = None,
-    chunk: Chunk = "auto",
-) -> Method:
-    """Classify by the nearest class mean of the model's embeddings; nothing is adapted.
-
-    The paper normalises by running averages at test; here `norm` says it: "batch" is transductive,
-    "support" is not. Source: Snell et al. 2017, algorithm 1.
-    """
-    return Method("protonet", ProtoLearner(model, norm=norm), Unrolled(), chunk=chunk)
+def mini_batches(size: int | None) -> MiniBatches | None:
+    """Shuffled mini-batches of this size; None for the whole support set at every step."""
+    return None if size is None else MiniBatches(size)

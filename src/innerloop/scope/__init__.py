@@ -1,5 +1,18 @@
 """What is adapted, where it starts, and how it enters the model."""
 
-from .names import All, Context, Except, Only, Scope, Zeroed, last_layer
+from .names import All, Except, Only, Scope, Within, last_layer
+from .per_step import PerStep
+from .start import Context, Prototypes, Zeroed
 
-__all__ = ["All", "Context", "Except", "Only", "Scope", "Zeroed", "last_layer"]
+__all__ = [
+    "All",
+    "Context",
+    "Except",
+    "Only",
+    "PerStep",
+    "Prototypes",
+    "Scope",
+    "Within",
+    "Zeroed",
+    "last_layer",
+]

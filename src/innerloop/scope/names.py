@@ -1,27 +1,56 @@
-"""What is adapted: which of a model's parameters the inner loop moves, and from where."""
+"""What is adapted: which of a model's parameters the inner loop moves."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 
 from ..core import trees
-from ..core.types import Params
+from ..core.contract import Point
+from ..core.types import Batch, Params, Tree, count
+
+Run = Callable[[Params, set[str], Tree], Tree]
+"""(weights by name, names that have a row per task, x) -> the model's outputs (T, n, ...)."""
 
 
-class Scope(ABC):
-    """Chooses parameters by name. Frozen parameters (`requires_grad=False`) are never adapted."""
+class Scope(nn.Module, ABC):
+    """What is adapted, where it starts, and how it enters the model.
+
+    Chooses parameters by name; frozen parameters (`requires_grad=False`) are never adapted. What a
+    scope learns by itself is its own parameters, which come to its functions as `own`. `params`
+    are the model's parameters by name, `names` the adapted ones.
+    """
 
     @abstractmethod
     def names(self, params: Params) -> list[str]:
         """The adapted names, in the order of `params` (a model's `named_parameters()`)."""
 
-    def start(self, params: Params, names: list[str], tasks: int) -> Params:
+    def bind(self, model: nn.Module, steps: int) -> list[str]:
+        """The adapted names of this model; whatever is learned beside them is created here."""
+        return self.names(dict(model.named_parameters()))
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
         """phi_0: every task starts from the meta-learned values. Leaves (T, ...), views."""
+        tasks = count(support.x)
         return {k: trees.expand(params[k], tasks) for k in names}
+
+    def weights(
+        self, params: Params, own: Params, names: list[str], point: Point, role: str
+    ) -> tuple[Params, set[str]]:
+        """The model's weights at a point, and which of them have a row per task.
+
+        `role` is "support" for the inner objective, "query" for predictions with phi.
+        """
+        return {**params, **point.phi}, set(names)
+
+    def constant(self) -> bool:
+        """Whether all steps use the model alike."""
+        return True
 
     @abstractmethod
     def describe(self) -> str:
@@ -42,10 +71,11 @@ class Only(Scope):
     """Only parameters whose name matches one of the patterns, e.g. `Only("head.*")` (ANIL)."""
 
     def __init__(self, *patterns: str):
-        self.patterns = _checked(patterns)
+        super().__init__()
+        self.patterns = checked(patterns)
 
     def names(self, params: Params) -> list[str]:
-        return [k for k in _matched(self.patterns, params) if params[k].requires_grad]
+        return [k for k in matched(self.patterns, params) if params[k].requires_grad]
 
     def describe(self) -> str:
         return "only " + ", ".join(self.patterns)
@@ -55,69 +85,48 @@ class Except(Scope):
     """All parameters but those whose name matches, e.g. `Except("head.*")` (BOIL)."""
 
     def __init__(self, *patterns: str):
-        self.patterns = _checked(patterns)
+        super().__init__()
+        self.patterns = checked(patterns)
 
     def names(self, params: Params) -> list[str]:
-        left_out = set(_matched(self.patterns, params))
+        left_out = set(matched(self.patterns, params))
         return [k for k, v in params.items() if v.requires_grad and k not in left_out]
 
     def describe(self) -> str:
         return "all except " + ", ".join(self.patterns)
 
 
-class Context(Scope):
-    """Context parameters that start from zero for every task and are not meta-learned (CAVIA).
+class Within(Scope):
+    """A scope that changes one thing about another one, `scope`."""
 
-    The model owns a parameter of that name and feeds it to its layers;
-    `innerloop.models.Contextual(model, size)` gives any model one.
-
-    Source: Zintgraf et al. 2019, eq. 3-5 (a learned start would be absorbed by the biases).
-    """
-
-    def __init__(self, *patterns: str):
-        self.patterns = _checked(patterns or ("context",))
-
-    def names(self, params: Params) -> list[str]:
-        return _matched(self.patterns, params)
-
-    def start(self, params: Params, names: list[str], tasks: int) -> Params:
-        return {k: torch.zeros_like(trees.expand(params[k].detach(), tasks)) for k in names}
-
-    def describe(self) -> str:
-        return "context " + ", ".join(self.patterns)
-
-
-class Zeroed(Scope):
-    """`scope`, but parameters that match the patterns start every task from zero (zeroing trick).
-
-    With a head of zeros the first inner step of all other layers is zero, and no task starts with
-    the preferences of another one. The matched parameters are adapted, not meta-learned.
-
-    Source: Kao et al. 2022 (MAML is a noisy contrastive learner): the last layer, before each inner
-    loop.
-    """
-
-    def __init__(self, scope: Scope, *patterns: str):
-        self.scope = scope
-        self.patterns = _checked(patterns)
-
-    def names(self, params: Params) -> list[str]:
-        names = self.scope.names(params)
-        fixed = [k for k in _matched(self.patterns, params) if k not in names]
-        if fixed:
+    def __init__(self, scope: Scope):
+        super().__init__()
+        if not isinstance(scope, Scope):
             raise ValueError(
-                f"{', '.join(fixed)} would start from zero and stay there: the scope "
-                f"`{self.scope.describe()}` does not adapt them"
+                f"expected the scope to change, such as All(), got {type(scope).__name__}"
             )
-        return names
+        self.scope = scope
 
-    def start(self, params: Params, names: list[str], tasks: int) -> Params:
-        zero = set(_matched(self.patterns, params))
-        phi = self.scope.start(params, names, tasks)
-        return {k: torch.zeros_like(v) if k in zero else v for k, v in phi.items()}
+    def names(self, params: Params) -> list[str]:
+        return self.scope.names(params)
 
-    def describe(self) -> str:
-        return f"{self.scope.describe()}, {', '.join(self.patterns)} from zero"
+    def bind(self, model: nn.Module, steps: int) -> list[str]:
+        inner = self.scope.bind(model, steps)
+        wanted = set(self.names(dict(model.named_parameters())))
+        return [k for k in inner if k in wanted]
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
+        return self.scope.start(params, trees.under("scope.", own), names, support, run)
+
+    def weights(
+        self, params: Params, own: Params, names: list[str], point: Point, role: str
+    ) -> tuple[Params, set[str]]:
+        return self.scope.weights(params, trees.under("scope.", own), names, point, role)
+
+    def constant(self) -> bool:
+        return self.scope.constant()
 
 
 def last_layer(model: nn.Module) -> str:
@@ -135,13 +144,14 @@ def last_layer(model: nn.Module) -> str:
     return owners[-1].partition(".parametrizations")[0] + ".*"
 
 
-def _checked(patterns: tuple[str, ...]) -> tuple[str, ...]:
+def checked(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns; ValueError without one."""
     if not patterns:
         raise ValueError('expected at least one name pattern, got none; write e.g. Only("head.*")')
     return patterns
 
 
-def _matched(patterns: tuple[str, ...], params: Params) -> list[str]:
+def matched(patterns: tuple[str, ...], params: Params) -> list[str]:
     """Names that match, each pattern at least once: a typo must not silently adapt nothing."""
     for pattern in patterns:
         if not any(fnmatchcase(k, pattern) for k in params):

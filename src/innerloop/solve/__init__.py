@@ -1,15 +1,16 @@
 """Inner solvers: gradient in, step out. They never call autograd."""
 
-from .descent import Adam, GradientDescent, Momentum
+from .descent import Adam, AdamW, GradientDescent, Momentum
 from .meta_lstm import MetaLSTM
 from .newton import NewtonCG
-from .penalty import Proximal
 from .rates import Fixed, PerLayer, PerLayerPerStep, PerParameter, Rate, Scalar, as_rate
 from .solver import Solver
-from .transform import DropGrad, MetaCurvature, Sign, Transformed
+from .transform import Clip, DropGrad, MetaCurvature, Sign, Transformed
 
 __all__ = [
     "Adam",
+    "AdamW",
+    "Clip",
     "DropGrad",
     "Fixed",
     "GradientDescent",
@@ -20,7 +21,6 @@ __all__ = [
     "PerLayer",
     "PerLayerPerStep",
     "PerParameter",
-    "Proximal",
     "Rate",
     "Scalar",
     "Sign",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
 from ..core import trees
+from ..core.contract import Cotangents, Memory, Point, Program, Refusal, View
 from ..core.types import Params
-from .rates import Rate, as_rate
+from .rates import Fixed, Rate, as_rate
 from .solver import Solver
 
 
@@ -34,6 +37,9 @@ class _Rated(Solver):
             )
         return moved
 
+    def key(self, t: int) -> Hashable:
+        return self.rate.key(t)
+
     def _told(self, name: str) -> str:
         return f"{super()._told(name)}, rate {self.rate.describe()}"
 
@@ -47,10 +53,19 @@ class GradientDescent(_Rated):
     def init(self, phi: Params) -> Params:
         return {}
 
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        return self._moved(hyper, t, phi, grad), {}
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        t, phi, _ = point
+        return Point(t + 1, self._moved(hyper, t, phi, view.grad), {})
+
+    def pull(self, hyper: Params, point: Point, view: View, lam: Params, mu: Params) -> Cotangents:
+        """(lam, -rate lam): the factor (I - rate H) of the product, once u meets the Hessian."""
+        if not isinstance(self.rate, Fixed):
+            return super().pull(hyper, point, view, lam, mu)
+        u = torch._foreach_mul(list(lam.values()), -self.rate.lr) if lam else []
+        return Cotangents(lam, dict(zip(lam, u, strict=True)), None, {}, {})
+
+    def pull_constant(self, lam: Params, mu: Params) -> tuple[Params, Params] | None:
+        return (lam, mu) if isinstance(self.rate, Fixed) else None
 
     def describe(self) -> str:
         return self._told("gradient descent")
@@ -80,12 +95,12 @@ class Momentum(_Rated):
     def init(self, phi: Params) -> Params:
         return trees.zeros_like(phi)
 
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        t, phi, state = point
+        grad = view.grad
         momentum = {k: self.beta * state[k] + grad[k] for k in phi}
         ahead = {k: grad[k] + self.beta * momentum[k] for k in phi} if self.nesterov else momentum
-        return self._moved(hyper, t, phi, ahead), momentum
+        return Point(t + 1, self._moved(hyper, t, phi, ahead), momentum)
 
     def describe(self) -> str:
         return self._told(f"{'Nesterov' if self.nesterov else 'momentum'} {self.beta:g}")
@@ -149,9 +164,9 @@ class Adam(_Rated):
             slots[_slot(*k.split(".", 1))].copy_(v)
         slots["count"] += self.steps
 
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        t, phi, state = point
+        grad = view.grad
         b1, b2 = self.betas
         m = {k: b1 * state["m." + k] + (1 - b1) * grad[k] for k in phi}
         v = {k: b2 * state["v." + k] + (1 - b2) * grad[k] ** 2 for k in phi}
@@ -159,11 +174,59 @@ class Adam(_Rated):
         first, second = 1 - b1**count, 1 - b2**count
         ahead = {k: (m[k] / first) / (v[k] / second + self.eps**2).sqrt() for k in phi}
         after = {f"m.{k}": m[k] for k in phi} | {f"v.{k}": v[k] for k in phi}
-        return self._moved(hyper, t, phi, ahead), after
+        return Point(t + 1, self._moved(hyper, t, self._decayed(hyper, t, phi), ahead), after)
+
+    def _decayed(self, hyper: Params, t: int, phi: Params) -> Params:
+        """The weights that the step starts from."""
+        return phi
+
+    def key(self, t: int) -> Hashable:
+        return t  # the corrections of the moments count the steps
+
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Memory and self.persistent:
+            return None
+        if view is Program and self.persistent:
+            return Refusal("the solver's state outlives the task", 'Use engine="eager"')
+        return super().refuse(view)
 
     def describe(self) -> str:
         kept = ", moments kept between tasks" if self.persistent else ""
         return self._told(f"Adam betas {self.betas[0]:g}, {self.betas[1]:g}{kept}")
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: phi' = (1 - rate decay) phi - rate m^ / sqrt(v^ + eps^2).
+
+    Decay towards zero, not towards the start (that is `Proximal`). All else as `Adam`.
+    Raises ValueError unless 0 <= decay < inf.
+
+    Source: Loshchilov & Hutter 2019, algorithm 2, with the rate as in `torch.optim.AdamW`.
+    """
+
+    def __init__(
+        self,
+        lr: float | Rate,
+        steps: int,
+        *,
+        decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-4,
+        persistent: bool = False,
+        tolerance: float | None = None,
+    ):
+        super().__init__(
+            lr, steps, betas=betas, eps=eps, persistent=persistent, tolerance=tolerance
+        )
+        if not 0 <= decay < float("inf"):
+            raise ValueError(f"expected a weight decay >= 0, such as 0.01, got decay={decay!r}")
+        self.decay = decay
+
+    def _decayed(self, hyper: Params, t: int, phi: Params) -> Params:
+        return self._moved(hyper, t, phi, {k: self.decay * v for k, v in phi.items()})
+
+    def describe(self) -> str:
+        return f"{super().describe()}, weight decay {self.decay:g}"
 
 
 def _slot(moment: str, name: str) -> str:

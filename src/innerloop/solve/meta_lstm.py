@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..core import trees
 from ..core.cell import cell_step, cell_weights
+from ..core.contract import Optimum, Point, Refusal, View
 from ..core.types import Params
 from .solver import Solver
 
@@ -39,8 +42,6 @@ class MetaLSTM(Solver):
     Source: Ravi & Larochelle 2017, section 3; initial values from their code.
     """
 
-    restless = "a learned update rests where it has learned to, not where the gradient is zero"
-
     def __init__(
         self, steps: int, *, hidden: int = 20, block: int = 2**16, tolerance: float | None = None
     ):
@@ -69,9 +70,9 @@ class MetaLSTM(Solver):
         wide = flat.unsqueeze(-1).expand(*flat.shape, self.hidden)
         return dict(zip(STATE, (wide, wide, flat, flat), strict=True))
 
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        t, phi, state = point
+        grad, losses = view.grad, view.losses
         weights = torch.cat([v.flatten(1) for v in phi.values()], 1)
         slopes = torch.cat([grad[k].flatten(1) for k in phi], 1)
         loss = preprocess(losses).unsqueeze(1)
@@ -90,7 +91,19 @@ class MetaLSTM(Solver):
             k: part.reshape(v.shape)
             for (k, v), part in zip(phi.items(), weights.split(sizes, 1), strict=True)
         }
-        return moved, dict(zip(STATE, after, strict=True))
+        return Point(t + 1, moved, dict(zip(STATE, after, strict=True)))
+
+    def key(self, t: int) -> Hashable:
+        return None
+
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Optimum:
+            return Refusal(
+                "`MetaLSTM`: a learned update rests where it has learned to, not where the "
+                "gradient is zero",
+                "Use `GradientDescent` or `NewtonCG`",
+            )
+        return super().refuse(view)
 
     def _recomputed(self, hyper: Params, loss: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
         """One block whose activations are computed again when they are needed."""
@@ -104,7 +117,7 @@ class MetaLSTM(Solver):
     def _advance(self, hyper: Params, loss: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
         """Weights and states (T, n, ...) of n weights after one step."""
         phi, g, h, c, forget, admit = columns
-        lstm = {k.removeprefix("lstm."): v for k, v in hyper.items() if k.startswith("lstm.")}
+        lstm = trees.under("lstm.", hyper)
         seen = torch.cat([preprocess(g), loss.expand(*g.shape, 2)], -1)
         h, c = cell_step(lstm, seen, h, c)
 

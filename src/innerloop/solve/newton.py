@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core import trees
-from ..core.contract import Around
+from ..core.contract import Path, Point, Refusal, View
 from ..core.linear import ConjugateGradient
 from ..core.types import Params
 from .solver import Solver
@@ -31,8 +31,6 @@ class NewtonCG(Solver):
     2006, algorithms 3.1 and 7.1.
     """
 
-    searches = True
-
     def __init__(self, steps: int, *, cg_steps: int = 5, tolerance: float | None = None):
         super().__init__(steps, tolerance)
         self.linear = ConjugateGradient(cg_steps)
@@ -40,19 +38,16 @@ class NewtonCG(Solver):
     def init(self, phi: Params) -> Params:
         return {}
 
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        raise ValueError(
-            "`NewtonCG` looks at the inner objective around phi, so its gradient alone cannot be "
-            "changed or differentiated: use `GradientDescent` there"
-        )
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        t, phi, state = point
+        view = view.linearised()
+        losses, grad = view.losses, view.grad
 
-    def search(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
-    ) -> Params:
+        def product(v: Params) -> Params:
+            return trees.filled(view.product(v)[0], v)
+
         down = {k: -v for k, v in grad.items()}
-        found = self.linear.solve(around.product, down).value
+        found = self.linear.solve(product, down).value
         falls = trees.dot(grad, found) < 0
         ahead = {k: torch.where(trees.rows(falls, v), v, down[k]) for k, v in found.items()}
         slope = trees.dot(grad, ahead)
@@ -60,13 +55,22 @@ class NewtonCG(Solver):
         level = losses + 4 * torch.finfo(losses.dtype).eps * losses.abs()
         length = torch.ones_like(slope)
         for _ in range(HALVINGS):
-            good = around.losses(_moved(phi, length, ahead)) <= level + DECREASE * length * slope
+            good = view.at(_moved(phi, length, ahead)) <= level + DECREASE * length * slope
             if good.all():
                 break
             length = torch.where(good, length, length / 2)
         else:
             length = torch.where(good, length, 0)
-        return _moved(phi, length, ahead)
+        return Point(t + 1, _moved(phi, length, ahead), state)
+
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Path:
+            return Refusal(
+                "a step that searches (`NewtonCG`) is none along a gradient, so it cannot be "
+                "differentiated",
+                "Use `Implicit()`, or `GradientDescent`",
+            )
+        return super().refuse(view)
 
     def describe(self) -> str:
         return f"{self._told('Newton')}, {self.linear.describe()}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
+from ..core import trees
 from ..core.types import Params
 
 log = logging.getLogger("innerloop")
@@ -28,6 +30,10 @@ class Rate(nn.Module, ABC):
 
         `hyper` holds this module's parameters as they are to be differentiated.
         """
+
+    def key(self, t: int) -> Hashable:
+        """Steps with equal keys use the same rates."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:
@@ -79,7 +85,10 @@ class _Table(Rate):
 
     def _fill(self, sizes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
         self.values = nn.ParameterDict(
-            {_key(k): nn.Parameter(torch.full(s, self.lr, dtype=dtype)) for k, s in sizes.items()}
+            {
+                trees.slot(k): nn.Parameter(torch.full(s, self.lr, dtype=dtype))
+                for k, s in sizes.items()
+            }
         )
 
 
@@ -90,7 +99,7 @@ class PerLayer(_Table):
         self._fill({k: () for k in shapes}, dtype)
 
     def at(self, hyper: Params, t: int, name: str) -> float | Tensor:
-        return hyper["values." + _key(name)]
+        return hyper["values." + trees.slot(name)]
 
     def describe(self) -> str:
         return f"one learned rate per tensor, initially {self.lr:g}"
@@ -106,7 +115,7 @@ class PerParameter(_Table):
         self._fill({k: tuple(s) for k, s in shapes.items()}, dtype)
 
     def at(self, hyper: Params, t: int, name: str) -> float | Tensor:
-        return hyper["values." + _key(name)]
+        return hyper["values." + trees.slot(name)]
 
     def describe(self) -> str:
         return f"one learned rate per parameter, initially {self.lr:g}"
@@ -124,13 +133,16 @@ class PerLayerPerStep(_Table):
         self._told = False
 
     def at(self, hyper: Params, t: int, name: str) -> float | Tensor:
-        row = hyper["values." + _key(name)]
+        row = hyper["values." + trees.slot(name)]
         if t >= len(row) and not self._told:
             self._told = True
             log.warning(
                 "inner step %d was not trained: it reuses the rates of step %d", t + 1, len(row)
             )
         return row[min(t, len(row) - 1)]
+
+    def key(self, t: int) -> Hashable:
+        return t
 
     def describe(self) -> str:
         return f"one learned rate per tensor and step, initially {self.lr:g}"
@@ -139,11 +151,6 @@ class PerLayerPerStep(_Table):
 def as_rate(lr: float | Rate) -> Rate:
     """A number means a fixed rate."""
     return lr if isinstance(lr, Rate) else Fixed(lr)
-
-
-def _key(name: str) -> str:
-    """Never the name of a ParameterDict's own attribute, such as `keys`."""
-    return name.replace(".", "/") if "." in name else name + "/"
 
 
 def _finite(lr: float) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..core.contract import Around
+from ..core.contract import Cotangents, Memory, Point, Refusal, View, pull_by_autograd
 from ..core.types import Params
 
 
@@ -15,16 +16,9 @@ class Solver(nn.Module, ABC):
     """init / step with the state in and out, so that the loop can be replayed and differentiated.
 
     `steps` inner steps at most; with `tolerance`, a task stops once the norm of its inner gradient
-    is at or below it. Learned hyper-parameters are the module's parameters. A solver that
-    `searches` is asked by `search` in place of `step`. `varies` is the reason why its operations
-    are not the same at every call, if they are not; `restless` why its steps do not approach a
-    stationary point.
+    is at or below it. Learned hyper-parameters are the module's parameters, and come to `step` as
+    `hyper`. A solver of one's own needs `init`, `step` and `describe`; the rest has defaults.
     """
-
-    persistent = False
-    searches = False
-    varies: str | None = None
-    restless: str | None = None
 
     def __init__(self, steps: int, tolerance: float | None):
         super().__init__()
@@ -63,16 +57,33 @@ class Solver(nn.Module, ABC):
         """The state before the first step, leaves (T, ...); empty for a solver without memory."""
 
     @abstractmethod
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        """phi_{t+1} and the next state. `hyper` holds this module's parameters."""
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        """phi_{t+1} and the next state from the losses and the gradient that `view` holds."""
 
-    def search(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, around: Around
-    ) -> Params:
-        """phi_{t+1} from the inner objective around phi_t, for a solver that `searches`."""
-        raise ValueError(f"`{type(self).__name__}` goes by `step`")
+    def pull(self, hyper: Params, point: Point, view: View, lam: Params, mu: Params) -> Cotangents:
+        """The vjp of `step`; `meta` in it holds this module's parameters. By autograd, unless a
+        solver knows it in closed form."""
+        return pull_by_autograd(self.step, hyper, point, view, lam, mu)
+
+    def pull_constant(self, lam: Params, mu: Params) -> tuple[Params, Params] | None:
+        """`pull` where the gradient is a constant, if it needs no point; see `Path`."""
+        return None
+
+    def key(self, t: int) -> Hashable:
+        """Steps with equal keys are the same tensor program."""
+        return t
+
+    def refuse(self, view: type) -> Refusal | None:
+        """Why a learner with this solver cannot be seen as `Path`, `Optimum`, `Program`, `Memory`.
+
+        None where it can, as far as the solver is concerned.
+        """
+        if view is Memory:
+            return Refusal(
+                f"`{type(self).__name__}` keeps no state between tasks",
+                "Use `Adam(..., persistent=True)`",
+            )
+        return None
 
     def keep(self, state: Params) -> None:
         """Start the next tasks from this state (the mean over tasks); for persistent solvers."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Hashable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..core import streams
+from ..core import streams, trees
+from ..core.contract import Given, Optimum, Path, Point, Program, Refusal, View
 from ..core.types import Params
 from .solver import Solver
 
@@ -29,11 +31,14 @@ class Transformed(Solver):
                 f"expected the solver whose gradient is changed, got {type(base).__name__}; write "
                 f"e.g. {type(self).__name__}(GradientDescent(0.01, 5))"
             )
+        reason = base.refuse(Path)
+        if reason is not None:
+            raise ValueError(
+                f"`{type(self).__name__}` changes the gradient that another solver steps along: "
+                f"{reason.reason}. {reason.fix}."
+            )
         super().__init__(base.steps, base.tolerance)
         self.base = base
-        self.persistent = base.persistent
-        self.varies = self.varies or base.varies
-        self.restless = self.restless or base.restless
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
         self.base.bind(shapes, dtype)
@@ -45,11 +50,15 @@ class Transformed(Solver):
     def init(self, phi: Params) -> Params:
         return self.base.init(phi)
 
-    def step(
-        self, hyper: Params, t: int, phi: Params, grad: Params, losses: Tensor, state: Params
-    ) -> tuple[Params, Params]:
-        base = {k.removeprefix("base."): v for k, v in hyper.items() if k.startswith("base.")}
-        return self.base.step(base, t, phi, self.transform(hyper, t, grad), losses, state)
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        changed = Given(view.losses, self.transform(hyper, point.t, view.grad))
+        return self.base.step(trees.under("base.", hyper), point, changed)
+
+    def key(self, t: int) -> Hashable:
+        return self.base.key(t)
+
+    def refuse(self, view: type) -> Refusal | None:
+        return self.base.refuse(view)
 
     def keep(self, state: Params) -> None:
         self.base.keep(state)
@@ -70,8 +79,6 @@ class DropGrad(Transformed):
     Source: Tseng et al. 2020 (DropGrad); p = 0.1 to 0.2. The uniform law is ours.
     """
 
-    varies = "gradient dropout draws anew at every call"
-
     def __init__(self, base: Solver, p: float = 0.1, *, noise: Noise = "gaussian"):
         super().__init__(base)
         if not 0 <= p < 1:
@@ -85,6 +92,14 @@ class DropGrad(Transformed):
         if not self.training or self.p == 0:
             return grad
         return {k: g * self._draw(t, k, g) for k, g in grad.items()}
+
+    def key(self, t: int) -> Hashable:
+        return t
+
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Program:
+            return Refusal("gradient dropout draws anew at every call", 'Use engine="eager"')
+        return super().refuse(view)
 
     def _draw(self, t: int, name: str, g: Tensor) -> Tensor:
         """n for one tensor; the same numbers each time step t is replayed."""
@@ -110,13 +125,43 @@ class Sign(Transformed):
     Source: Fan, Ram, Liu 2021 (Sign-MAML).
     """
 
-    restless = "its steps have one length everywhere and never come to rest"
-
     def transform(self, hyper: Params, t: int, grad: Params) -> Params:
         return {k: g.sign() for k, g in grad.items()}
 
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Optimum:
+            return Refusal(
+                "`Sign`: its steps have one length everywhere and never come to rest",
+                "Use `GradientDescent` or `NewtonCG`",
+            )
+        return super().refuse(view)
+
     def describe(self) -> str:
         return f"{self.base.describe()}, sign of the gradient"
+
+
+class Clip(Transformed):
+    """g <- g min(1, bound / ||g||), the norm of each task's whole gradient.
+
+    As `torch.nn.utils.clip_grad_norm_`, but differentiated: where it bites, the step depends on
+    the length of the gradient no more. Raises ValueError unless bound > 0.
+    """
+
+    def __init__(self, base: Solver, bound: float):
+        super().__init__(base)
+        if not 0 < bound < math.inf:
+            raise ValueError(f"expected a largest gradient norm > 0, got bound={bound!r}")
+        self.bound = bound
+
+    def transform(self, hyper: Params, t: int, grad: Params) -> Params:
+        square = trees.dot(grad, grad)
+        long = square > self.bound**2
+        # The branch that is not taken is differentiated as well: a root must not see a zero.
+        factor = torch.where(long, self.bound * torch.where(long, square, 1.0).rsqrt(), 1.0)
+        return {k: g * trees.rows(factor, g) for k, g in grad.items()}
+
+    def describe(self) -> str:
+        return f"{self.base.describe()}, gradient norm at most {self.bound:g}"
 
 
 class MetaCurvature(Transformed):

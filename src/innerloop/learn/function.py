@@ -1,0 +1,63 @@
+"""A function of (model, batch) called with the weights of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..call import ModelCall
+from ..core.types import Batch, Params
+
+
+class FunctionCall(ModelCall):
+    """`function(model, batch)` of each task as a model call: its output is one scalar per task."""
+
+    def __init__(
+        self, model: nn.Module, function: Callable[[nn.Module, Batch], Tensor], policy: str
+    ):
+        if policy == "support":
+            raise ValueError(
+                'norm="support" runs the support set in front of a query, which a function that '
+                'calls the model by itself cannot do; use norm="batch" or norm="running"'
+            )
+        super().__init__(_Applied(model, function), policy)
+
+    def follow(self, other: ModelCall) -> None:
+        """Take the modes and the precision of another call of the same model."""
+        self.precision = other.precision
+        self.follow_modes()
+
+    def values(self, weights: Params, stacked: set[str], batch: Batch, stream: str) -> Tensor:
+        """(T,)."""
+        own = {f"model.{k}": v for k, v in weights.items()}
+        given = {"x": batch.x, "y": batch.y}
+        if batch.weight is not None:
+            given["weight"] = batch.weight
+        found = self(own, {f"model.{k}" for k in stacked}, given, stream, None)
+        if found.dim() != 1:
+            raise ValueError(
+                f"expected the function of (model, batch) to return a scalar, got shape "
+                f"{tuple(found.shape[1:])}: average over the examples"
+            )
+        return found
+
+
+class _Applied(nn.Module):
+    """A model and what is computed with it."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Batch], Tensor]):
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, x: Any, y: Any = None, weight: Tensor | None = None) -> Tensor:
+        found = self.function(self.model, Batch(x, y, weight))
+        if not isinstance(found, torch.Tensor) or found.dim() != 0:
+            told = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise ValueError(
+                f"expected the function of (model, batch) to return a scalar tensor, got {told}"
+            )
+        return found

@@ -1,0 +1,110 @@
+"""What is reported beside a loss: one definition of every metric, for stacked tasks.
+
+Each gives one number per task (T,) from outputs (T, n, ...) and a batch with labels (T, n, ...).
+Ignored labels do not count; weights of examples (T, n) do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..core.contract import Metric
+from ..core.types import Batch, Tree
+
+IGNORED = -100
+"""The label that torch's cross-entropy leaves out by default."""
+
+
+def prediction(outputs: Tree) -> Tensor:
+    """The one tensor that losses of a name look at: the outputs, or what they call `logits`.
+
+    Raises ValueError where it is not clear which one.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, dict) and isinstance(outputs.get("logits"), Tensor):
+        found: Tensor = outputs["logits"]
+        return found
+    if isinstance(getattr(outputs, "logits", None), Tensor):
+        return outputs.logits  # type: ignore[no-any-return]
+    kind = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
+    raise ValueError(
+        f"expected one tensor of outputs, or one called `logits`, got {kind}: pass a loss of your "
+        "own, such as loss=lambda outputs, y: F.cross_entropy(outputs['class'], y)"
+    )
+
+
+def mean(values: Tensor, counts: Tensor | None, weight: Tensor | None) -> Tensor:
+    """The mean over all axes but the first, over entries that count, weighted: (T,).
+
+    `counts` is True for entries that count, in the shape of `values`; `weight` is (T, n).
+    """
+    if counts is None and weight is None:
+        return values.flatten(1).mean(1)
+    share = torch.ones_like(values) if counts is None else counts.to(values.dtype)
+    if weight is not None:
+        share = share * weight.to(values.dtype).reshape(*weight.shape, *[1] * (values.dim() - 2))
+    # Not values * 0: an entry that is left out may be infinite.
+    values = torch.where(share > 0, values, torch.zeros_like(values))
+    return (values * share).flatten(1).sum(1) / share.flatten(1).sum(1)
+
+
+def accuracy(ignored: int | None = IGNORED) -> Metric:
+    """The share of examples (or pixels, tokens) whose largest output is the label's."""
+
+    def value(outputs: Tree, batch: Batch) -> Tensor:
+        scores = prediction(outputs)
+        right = (scores.argmax(2) == batch.y).to(scores.dtype)
+        counts = None if ignored is None else batch.y != ignored
+        return mean(right, counts, batch.weight)
+
+    return Metric("accuracy", True, value)
+
+
+def bit_accuracy() -> Metric:
+    """The share of labels 0 or 1 on whose side of zero the logit lies."""
+
+    def value(outputs: Tree, batch: Batch) -> Tensor:
+        scores = prediction(outputs)
+        right = (scores > 0) == (batch.y > 0.5)
+        return mean(right.to(scores.dtype), None, batch.weight)
+
+    return Metric("accuracy", True, value)
+
+
+def error(name: str, of: Callable[[Tensor], Tensor]) -> Metric:
+    """The mean of a function of the differences between outputs and values."""
+
+    def value(outputs: Tree, batch: Batch) -> Tensor:
+        found = prediction(outputs)
+        return mean(of(found - batch.y.to(found.dtype)), None, batch.weight)
+
+    return Metric(name, False, value)
+
+
+def mse() -> Metric:
+    return error("mse", torch.square)
+
+
+def mae() -> Metric:
+    return error("mae", torch.abs)
+
+
+NAMED: dict[str, Callable[[], Metric]] = {
+    "accuracy": accuracy,
+    "bit_accuracy": bit_accuracy,
+    "mse": mse,
+    "mae": mae,
+}
+
+
+def as_metric(metric: str | Metric) -> Metric:
+    """A metric, or the name of one."""
+    if isinstance(metric, Metric):
+        return metric
+    if metric not in NAMED:
+        raise ValueError(f"unknown metric {metric!r}; use one of {', '.join(NAMED)} or a Metric")
+    return NAMED[metric]()

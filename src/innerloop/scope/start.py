@@ -1,0 +1,132 @@
+"""Where a task starts from: zero, or the task's own prototypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..core import trees
+from ..core.classes import membership
+from ..core.types import Batch, Params, count
+from .names import Run, Scope, Within, checked, matched
+
+
+class Context(Scope):
+    """Context parameters that start from zero for every task and are not meta-learned (CAVIA).
+
+    The model owns a parameter of that name and feeds it to its layers;
+    `innerloop.models.Contextual(model, size)` gives any model one.
+
+    Source: Zintgraf et al. 2019, eq. 3-5 (a learned start would be absorbed by the biases).
+    """
+
+    def __init__(self, *patterns: str):
+        super().__init__()
+        self.patterns = checked(patterns or ("context",))
+
+    def names(self, params: Params) -> list[str]:
+        return matched(self.patterns, params)
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
+        tasks = count(support.x)
+        return {k: torch.zeros_like(trees.expand(params[k].detach(), tasks)) for k in names}
+
+    def describe(self) -> str:
+        return "context " + ", ".join(self.patterns)
+
+
+class Zeroed(Within):
+    """`scope`, but parameters that match the patterns start every task from zero (zeroing trick).
+
+    With a head of zeros the first inner step of all other layers is zero, and no task starts with
+    the preferences of another one. The matched parameters are adapted, not meta-learned.
+
+    Source: Kao et al. 2022 (MAML is a noisy contrastive learner): the last layer, before each inner
+    loop.
+    """
+
+    def __init__(self, scope: Scope, *patterns: str):
+        super().__init__(scope)
+        self.patterns = checked(patterns)
+
+    def names(self, params: Params) -> list[str]:
+        names = self.scope.names(params)
+        fixed = [k for k in matched(self.patterns, params) if k not in names]
+        if fixed:
+            raise ValueError(
+                f"{', '.join(fixed)} would start from zero and stay there: the scope "
+                f"`{self.scope.describe()}` does not adapt them"
+            )
+        return names
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
+        zero = set(matched(self.patterns, params))
+        phi = super().start(params, own, names, support, run)
+        return {k: torch.zeros_like(v) if k in zero else v for k, v in phi.items()}
+
+    def describe(self) -> str:
+        return f"{self.scope.describe()}, {', '.join(self.patterns)} from zero"
+
+
+class Prototypes(Within):
+    """`scope`, but a linear head starts every task from w_k = 2 c_k, b_k = -|c_k|^2 (Proto-MAML).
+
+    c_k is the mean of class k's support features; the logits of phi_0 are then those of a
+    prototypical network, up to a number that is the same for all classes. The gradient flows
+    through c_k into the body; the head's own weights take no part. `head` names the linear layer.
+    The number of classes is the task's, not the head's. With a fixed rate, training and test may
+    have any number of classes.
+
+    Raises ValueError unless the scope adapts the head and the head is linear with a bias.
+
+    Source: Triantafillou et al. 2020 (Meta-Dataset): Proto-MAML.
+    """
+
+    def __init__(self, scope: Scope, head: str = "head"):
+        super().__init__(scope)
+        self.head = head
+        self.weight, self.bias = f"{head}.weight", f"{head}.bias"
+
+    def names(self, params: Params) -> list[str]:
+        names = self.scope.names(params)
+        left_out = [k for k in (self.weight, self.bias) if k not in names]
+        if left_out:
+            raise ValueError(
+                f"the scope `{self.scope.describe()}` leaves out {', '.join(left_out)}, which "
+                "start from the prototypes: adapt the head, or use ProtoLearner"
+            )
+        return names
+
+    def bind(self, model: nn.Module, steps: int) -> list[str]:
+        layer = dict(model.named_modules()).get(self.head)
+        if not isinstance(layer, nn.Linear) or layer.bias is None:
+            raise ValueError(
+                f"prototypes start a linear head with a bias, and the model's {self.head!r} is "
+                f"{type(layer).__name__ if layer is not None else 'missing'}; name it with head=..."
+            )
+        return super().bind(model, steps)
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
+        phi = super().start(params, own, names, support, run)
+        means = self._means(params, support, run)
+        return phi | {self.weight: 2 * means, self.bias: -means.square().sum(-1)}
+
+    def describe(self) -> str:
+        return f"{self.scope.describe()}, the head from prototypes"
+
+    def _means(self, params: Params, support: Batch, run: Run) -> torch.Tensor:
+        """The mean features (T, C, d) of each class: what the model gives with an identity head."""
+        head = params[self.weight]
+        identity = torch.eye(head.shape[1], dtype=head.dtype, device=head.device)
+        zeros = torch.zeros(head.shape[1], dtype=head.dtype, device=head.device)
+        features = run({**params, self.weight: identity, self.bias: zeros}, set(), support.x)
+        member = membership(support.y).to(features.dtype)
+        if support.weight is not None:
+            member = member * support.weight.to(member.dtype).unsqueeze(-1)
+        return member.mT @ features / member.sum(1).unsqueeze(-1)
