@@ -307,7 +307,7 @@ class Method(nn.Module):
                 f"expected tensors, got support_x {type(support_x).__name__} and support_y "
                 f"{type(support_y).__name__}; convert with torch.as_tensor"
             )
-        support = mapped(lambda v: v.unsqueeze(0), Batch(support_x, support_y))
+        support = Batch(*mapped(lambda v: v.unsqueeze(0), (support_x, support_y)))
         support = self._check(Task(support, support)).support
         with self._context(training=False), torch.no_grad():
             meta = self._values()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +92,8 @@ class ModelCall:
         return self.unbatchable is None
 
     def __call__(
-        self, weights: Params, stacked: set[str], x: Tensor, stream: str, support: Tensor | None
-    ) -> Tensor:
+        self, weights: Params, stacked: set[str], x: Any, stream: str, support: Any
+    ) -> Any:
         """Outputs (T, n, ...) for x (T, n, ...).
 
         `weights` holds one row per task for the names in `stacked` and shared tensors otherwise.

@@ -78,7 +78,7 @@ def leaves(tree: Tree) -> list[Tensor]:
 def mapped(function: Callable[[Tensor], Any], tree: T) -> T:
     """The same tree with `function` applied to each tensor; anything else stays as it is."""
     if isinstance(tree, Tensor):
-        return function(tree)  # type: ignore[no-any-return]
+        return function(tree)
     changed: T = tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, tree)
     return changed
 

@@ -258,7 +258,7 @@ class Stepped(Record):
 
     def end(self, meta: Params, lam: Params, support: Batch) -> Params:
         (found,) = self._end(*self._held(meta), lam, self._support.flat(support))
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 def record(

@@ -8,5 +8,5 @@ from ..core.types import Params
 
 def remembered(learner: Learner, end: Point) -> Params:
     """The final state summed over the tasks, where the learner keeps one; else nothing."""
-    kept = isinstance(learner.offer(Memory), Memory)  # type: ignore[type-abstract]
+    kept = isinstance(learner.offer(Memory), Memory)
     return {k: v.sum(0) for k, v in end.state.items()} if kept else {}

@@ -131,7 +131,8 @@ class Sweep(Sweeping):
         fixed = trees.detach(meta)
         stored, end = self._forward(fixed, support, weights)
         judged = turns.outer(meta, end, tasks, _weight(weights, end.t, last=True))
-        lam, mu, total = judged.lam, {}, judged.direct
+        lam, total = judged.lam, judged.direct
+        mu: Params = {}
         told = _told(weights, judged.losses, end.t, last=True)
         for point in self._backwards(fixed, support, stored, end.t, weights):
             exact = point.t >= end.t - self.exact

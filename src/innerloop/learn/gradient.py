@@ -64,7 +64,7 @@ class GradientLearner(Learner):
         self.call = ModelCall(model, norm)
         self.model = model
         self.solver = solver
-        self.scope = scope or All()
+        self.scope: Scope = scope or All()
         self.inner = as_terms(inner)
         self.examples = examples
         if examples is not None and solver.tolerance is not None:

@@ -29,7 +29,7 @@ def prediction(outputs: Tree) -> Tensor:
         found: Tensor = outputs["logits"]
         return found
     if isinstance(getattr(outputs, "logits", None), Tensor):
-        return outputs.logits  # type: ignore[no-any-return]
+        return outputs.logits
     kind = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
     raise ValueError(
         f"expected one tensor of outputs, or one called `logits`, got {kind}: pass a loss of your "
