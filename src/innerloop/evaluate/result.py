@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ..core.files import write_text
+from ..core.files import write_json
 
 Metric = Literal["accuracy", "mse"]
 
@@ -84,7 +84,7 @@ class EvaluationResult:
         }
         # The summary is for people and other programs; reading a result back computes it anew.
         content = {"format": FORMAT, "summary": summary, **kept}
-        return write_text(path, json.dumps(content, allow_nan=False) + "\n")
+        return write_json(path, content)
 
     @classmethod
     def from_json(cls, path: str | Path) -> EvaluationResult:
