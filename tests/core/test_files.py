@@ -51,9 +51,11 @@ def test_writes_and_replaces(tmp_path: Path, umask: Callable[[int], int]) -> Non
 def test_json(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", {"ä": [1, None]}, indent=2)
     assert json.loads(path.read_text(encoding="utf-8")) == {"ä": [1, None]}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, [float("nan")])
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"a": path})
     assert json.loads(path.read_text(encoding="utf-8")) == {"ä": [1, None]}
+    write_json(path, {"a": [(1.5, float("nan")), -float("inf")], "b": {"c": float("inf")}})
+    assert json.loads(path.read_text()) == {"a": [[1.5, None], None], "b": {"c": None}}
 
 
 def test_the_umask_is_kept(tmp_path: Path, umask: Callable[[int], int]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -66,12 +67,11 @@ def write_text(path: str | Path, content: str, *, inside_run: bool = False) -> P
 def write_json(
     path: str | Path, content: Any, *, indent: int | None = None, inside_run: bool = False
 ) -> Path:
-    """`write_text` of `content` as JSON.
+    """`write_text` of `content` as JSON; NaN and infinities, which JSON has no word for, are null.
 
-    Raises: ValueError, before anything is written, for NaN and infinities, which JSON has no word
-    for: give None in their place.
+    Raises: TypeError, before anything is written, for what JSON does not know.
     """
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return write_text(path, text + "\n", inside_run=inside_run)
 
 
@@ -205,6 +205,15 @@ def _ended_by_exceptions() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _finite(content: Any) -> Any:
+    """The same with None in the place of numbers that are not finite."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def _kind(path: Path) -> str | None:
