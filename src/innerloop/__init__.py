@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .core.types import Batch, MetaGradient, Task
     from .doctor import check
     from .method import Method
+    from .pictures.load import load
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "heads",
     "learn",
+    "load",
     "methods",
     "models",
     "objective",
@@ -53,6 +55,7 @@ _HOME = {
     "Method": ".method",
     "Task": ".core.types",
     "check": ".doctor",
+    "load": ".pictures.load",
 }
 
 
