@@ -82,7 +82,8 @@ class Method(nn.Module):
         tasks = self._check(tasks)
         if not self._told_progress:
             self._notices.standing()
-        params = {name: home[key] for home, key, name in self._slots}
+        with TURN:  # while another thread calls the model, its places hold other weights
+            params = {name: home[key] for home, key, name in self._slots}
         lay_out = self.learner.call.laid_out
         with torch.inference_mode(False):
             meta = {
@@ -269,8 +270,11 @@ class Method(nn.Module):
     def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks, self.learner.kind)
         home, key = self._first
+        with TURN:
+            self.learner.call.follow_modes()  # refuses parameters that are no longer there
+            dtype = home[key].dtype
         for batch in tasks:
-            checks.dtype(batch.x, home[key].dtype)
+            checks.dtype(batch.x, dtype)
         # Tensors made in inference mode cannot be differentiated through; copies can.
         with torch.inference_mode(False):
             return Task(*(Batch(*(t.clone() if t.is_inference() else t for t in b)) for b in tasks))

@@ -166,7 +166,7 @@ def _double_backward_row(subject: Subject, *, surrogate: bool) -> Row:
         return Row(aspect, True, "", f"agrees with finite differences to {error:.0e}")
     found = locate(subject.watched_wide, _when(probes.curvature_error))
     detail = f"the second derivative is off by {error:.0%} (finite differences, float64)"
-    return Row(aspect, surrogate, _where(found), detail, wrong_second_derivative(_module(found)))
+    return Row(aspect, surrogate, _where(found), detail, wrong_second_derivative())
 
 
 def _transform_rows(subject: Subject) -> list[Row]:

@@ -125,6 +125,7 @@ def _support_loss(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str 
     Moved, because fresh weights sit on kinks: zero biases under ReLU on empty image borders.
     """
     call = ModelCall(model, norm)
+    call.together_only = True
     generator = torch.Generator().manual_seed(0)
     params: Params = {}
     for k, p in model.named_parameters():

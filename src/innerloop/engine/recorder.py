@@ -57,7 +57,7 @@ def running(learner: Learner, *, training: bool = True) -> Iterator[None]:
         try:
             for module in modules:
                 module.training = module.training and training
-            with seed, differentiable_kernels(recurrent=not call.batchable):
+            with call.holding(), seed, differentiable_kernels(recurrent=not call.batchable):
                 yield
         finally:
             for module, was in zip(modules, before, strict=True):
