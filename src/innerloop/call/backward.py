@@ -8,9 +8,11 @@ off afterwards; so one backward pass may go through many calls with other weight
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from .dress import Dress
 
@@ -26,6 +28,13 @@ def dress_nodes(outputs: list[Tensor], inputs: list[Tensor], dress: Dress) -> No
     def off(*gradients: Any) -> None:
         dress.take_off()
 
+    for node in nodes(outputs, inputs):
+        node.register_prehook(on)
+        node.register_hook(off)
+
+
+def nodes(outputs: list[Tensor], inputs: list[Tensor]) -> Iterator[Node]:
+    """The nodes of autograd's graph between `inputs` and `outputs`, without the leaves."""
     known = {v.grad_fn for v in inputs if v.grad_fn is not None}
     open_ = [v.grad_fn for v in outputs if v.grad_fn is not None]
     while open_:
@@ -33,6 +42,5 @@ def dress_nodes(outputs: list[Tensor], inputs: list[Tensor], dress: Dress) -> No
         if node in known or node.name() == _LEAF:
             continue
         known.add(node)
-        node.register_prehook(on)
-        node.register_hook(off)
+        yield node
         open_ += [earlier for earlier, _ in node.next_functions if earlier is not None]

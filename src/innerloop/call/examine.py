@@ -57,7 +57,7 @@ def examine(call: ModelCall, x: Tree, *, thorough: bool) -> Findings:
             outputs_alike(name, outputs, run()[0])
             dress = call.dress(cast | buffers)
             leaves = [v for v in trees.leaves(outputs) if isinstance(v, Tensor)]
-            again = runs_again(name, lambda: call.run(cast | buffers, x), dress, weights, leaves)
+            again = runs_again(name, lambda: run()[0], dress, weights, leaves)
     foreign = before[1] != after[1]
     return Findings(
         draws=foreign or not torch.equal(before[0], after[0]),

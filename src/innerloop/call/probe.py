@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.types import Params
 from . import trees
-from .backward import dress_nodes
+from .backward import dress_nodes, nodes
 from .dress import Dress
 
 PADDING = "an embedding's padding row keeps its gradient in all tasks but the first"
@@ -132,6 +132,8 @@ def runs_again(model: str, run: Run, dress: Dress, weights: Params, outputs: lis
     if not wanted or not reached:
         return False  # said where the loss is known
     spoilt = Dress([(h, k, _nan(v)) for h, k, v in dress.entries if isinstance(v, Tensor)], [], [])
+    if any(node.name() == "CheckpointFunctionBackward" for node in nodes(reached, [])):
+        raise ValueError(_REENTRANT)
     with dress:
         right = _gradients(reached, wanted, twice=False)
     if right is None:
@@ -176,9 +178,7 @@ def _gradients(outputs: list[Tensor], wanted: Params, *, twice: bool) -> list[Te
             return list(found)
         again = _squares(held)
         return [*found, *torch.autograd.grad(again, inputs, allow_unused=True)]
-    except Exception as error:  # whatever code of the model raises on NaN
-        if "use_reentrant=True" in str(error):
-            raise ValueError(_REENTRANT) from error
+    except Exception:  # whatever code of the model raises on NaN
         return None
 
 
