@@ -319,3 +319,22 @@ def test_layers_that_no_call_can_follow_are_refused(make, words: str) -> None:
         call = ModelCall(make(), None)
         weights = dict(call._model.named_parameters())
         call(weights, set(), torch.zeros(1, 2, 2, dtype=torch.long), "s", None)
+
+
+def test_a_record_follows_attributes_as_well() -> None:
+    model, task = Warm(), classes()
+    method = methods.maml(model, lr=0.4, steps=2).use("traced")
+    for tau in (1.0, 0.2, 1.0):
+        model.tau = tau
+        same(method.meta_gradient(task).grads, plain(model, task, steps=2))
+
+
+def test_one_normalisation_layer_by_itself() -> None:
+    """`norm="support"` stands in for its forward, so it may be the whole model."""
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(4).double()
+    call = ModelCall(model, "support")
+    x = classes().support.x
+    found = call(dict(model.named_parameters()), set(), x[:, :2], "s", x)
+    mean, std = x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(found.detach(), ((x - mean) / std)[:, :2])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .model import ModelCall
 
 
-def examine(call: ModelCall, x: Tree, *, thorough: bool) -> Findings:
+def examine(call: ModelCall, model: nn.Module, x: Tree, *, thorough: bool) -> Findings:
     """What the model does with the inputs x (n, ...) of one task, at its own weights.
 
     Watched are random draws, operations that need care, writing to buffers. `thorough` also runs
@@ -27,7 +27,6 @@ def examine(call: ModelCall, x: Tree, *, thorough: bool) -> Findings:
     their places, writes to parameters, gives something else at a second call, or reads weights in
     the backward pass where nothing helps.
     """
-    model = call._model
     name, device = type(model).__name__, trees.leaves(x)[0].device
     weights = {
         k: p.detach().clone().requires_grad_(p.requires_grad) for k, p in model.named_parameters()
@@ -38,12 +37,12 @@ def examine(call: ModelCall, x: Tree, *, thorough: bool) -> Findings:
     attributes = _tensors(call.survey.modules)
 
     def run() -> tuple[Tree, Params]:
-        buffers = call._own_buffers()
+        buffers = call.own_buffers()
         with randomness.replay("probe", device, generators, foreign=True):
             return call.run(cast | buffers, x), buffers
 
     with torch.enable_grad():
-        buffers = call._own_buffers()
+        buffers = call.own_buffers()
         versions = {k: v._version for k, v in buffers.items()}
         with randomness.replay("probe", device, generators, foreign=True):
             before = randomness.state(device), randomness.foreign_state(generators)

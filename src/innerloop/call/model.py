@@ -28,7 +28,7 @@ from .dress import Dress
 from .examine import examine
 from .probe import PADDING, Findings
 from .slots import Entry
-from .survey import Survey
+from .survey import Built, Survey
 from .swap import transformed
 from .trees import Tree
 
@@ -54,8 +54,7 @@ class ModelCall:
         refuse(model)
         self._model = model
         self.policy = norms.choose(model, norm)
-        self._holders = {k: m for k, m in model.named_modules() if m._parameters}
-        self._trainable = {k: p.requires_grad for k, p in model.named_parameters()}
+        self._built = Built(model)
         self._survey: Survey | None = Survey(model, self.policy)
         self.normalises = self._survey.normalises
         self._training = True
@@ -144,7 +143,7 @@ class ModelCall:
     def _together(
         self, weights: Params, stacked: set[str], x: Tree, stream: str, findings: Findings
     ) -> Tree:
-        shared = self._own_buffers() | {k: v for k, v in weights.items() if k not in stacked}
+        shared = self.own_buffers() | {k: v for k, v in weights.items() if k not in stacked}
         own = {k: v for k, v in weights.items() if k in stacked}
 
         def one_task(row: Tree, own: Params) -> Tree:
@@ -181,7 +180,7 @@ class ModelCall:
             one = {k: v[i] if k in stacked else v for k, v in weights.items()}
             row = trees.mapped(lambda v, i=i: self.laid_out(v[i]), x)
             with self._replayed(stream, x, findings):
-                tensors = one | self._own_buffers()
+                tensors = one | self.own_buffers()
                 found.append(self.run(tensors, row, closed=closed, again=findings.again))
         if len(found) == 1:
             return trees.mapped(lambda v: v.unsqueeze(0), found[0])
@@ -271,7 +270,8 @@ class ModelCall:
         if transformed():  # the try-out takes derivatives, which would be those of the transform
             return Findings()
         alike = any(modes[:2] == self.modes[:2] for modes in self._findings)
-        found = examine(self, trees.mapped(lambda v: self.laid_out(v[0]), x), thorough=not alike)
+        row = trees.mapped(lambda v: self.laid_out(v[0]), x)
+        found = examine(self, self._model, row, thorough=not alike)
         if len(self._findings) >= _KNOWN:
             self._findings.clear()
         self._findings[self.modes] = found
@@ -285,7 +285,7 @@ class ModelCall:
             )
         return found
 
-    def _own_buffers(self) -> Params:
+    def own_buffers(self) -> Params:
         """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
         held = self.buffers() if self._given is None else self._given
         return trees.cast({k: v.clone() for k, v in held.items()}, self.precision)
@@ -327,39 +327,12 @@ class ModelCall:
         """
         self._settle()
         if not self.survey.stands():
-            self._refuse_changes()
+            self._built.refuse_changes(self._model)
+            norms.choose(self._model, self.policy)
             self._survey, self.proven = Survey(self._model, self.policy), False
         if any(p.requires_grad != was for p, was in self.survey.trainable):
-            raise ValueError(
-                "requires_grad of the model's parameters changed after the method was built; build "
-                "the method again"
-            )
+            self._built.refuse_changes(self._model)
         self._training = training
-
-    def _refuse_changes(self) -> None:
-        model, again = type(self._model).__name__, "build the method again, and its optimiser"
-        now = dict(self._model.named_parameters())
-        gone = [k for k in self._trainable if k not in now]
-        new = [k for k in now if k not in self._trainable]
-        if gone or new:
-            told = f"{', '.join(gone) or 'none'} gone, {', '.join(new) or 'none'} new"
-            raise ValueError(
-                f"the parameters of {model} changed after the method was built (pruning, a new "
-                f"layer?): {told}; {again}"
-            )
-        layers = dict(self._model.named_modules())
-        for name, layer in self._holders.items():
-            if layers.get(name) is not layer:
-                raise ValueError(
-                    f"layer `{name}` of {model} was replaced after the method was built, and the "
-                    f"method would go on with the parameters of the old one; {again}"
-                )
-        if any(p.requires_grad != self._trainable[k] for k, p in now.items()):
-            raise ValueError(
-                "requires_grad of the model's parameters changed after the method was built; build "
-                "the method again"
-            )
-        norms.choose(self._model, self.policy)
 
     def laid_out(self, x: Tensor) -> Tensor:
         """Images and kernels with channels innermost, where CPU convolutions are fastest so."""

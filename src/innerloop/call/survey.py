@@ -83,6 +83,40 @@ class Survey:
         return {name: home[key] for home, key, name in self._buffers}
 
 
+class Built:
+    """The parameters and the layers that hold them, as they were when a method was built."""
+
+    def __init__(self, model: nn.Module):
+        self._layers = {k: m for k, m in model.named_modules() if m._parameters}
+        self._trainable = {k: p.requires_grad for k, p in model.named_parameters()}
+
+    def refuse_changes(self, model: nn.Module) -> None:
+        """Raise ValueError, naming them, where parameters came, went, froze or thawed, or a layer
+        with parameters was replaced: solvers and optimisers go on with the old ones."""
+        name, again = type(model).__name__, "build the method again, and its optimiser"
+        now = dict(model.named_parameters())
+        gone = [k for k in self._trainable if k not in now]
+        new = [k for k in now if k not in self._trainable]
+        if gone or new:
+            told = f"{', '.join(gone) or 'none'} gone, {', '.join(new) or 'none'} new"
+            raise ValueError(
+                f"the parameters of {name} changed after the method was built (pruning, a new "
+                f"layer?): {told}; {again}"
+            )
+        layers = dict(model.named_modules())
+        for place, layer in self._layers.items():
+            if layers.get(place) is not layer:
+                raise ValueError(
+                    f"layer `{place}` of {name} was replaced after the method was built, and the "
+                    f"method would go on with the parameters of the old one; {again}"
+                )
+        turned = [k for k, p in now.items() if p.requires_grad != self._trainable[k]]
+        if turned:
+            raise ValueError(
+                f"requires_grad of {', '.join(turned)} changed after the method was built; {again}"
+            )
+
+
 def _fingerprint(model: nn.Module) -> list[Any]:
     """Every object that the tree holds, but the values of its buffers: `.to` changes those."""
     seen: list[Any] = []
