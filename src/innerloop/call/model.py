@@ -177,8 +177,8 @@ class ModelCall:
         closed = not dual and not findings.differentiates
         found = []
         for i in range(len(trees.leaves(x)[0])):
-            one = {k: v[i] if k in stacked else v for k, v in weights.items()}
-            row = trees.mapped(lambda v, i=i: self.laid_out(v[i]), x)
+            one = {k: _row(v, i) if k in stacked else v for k, v in weights.items()}
+            row = trees.mapped(lambda v: self.laid_out(_row(v, i)), x)  # noqa: B023
             with self._replayed(stream, x, findings):
                 tensors = one | self.own_buffers()
                 found.append(self.run(tensors, row, closed=closed, again=findings.again))
@@ -364,6 +364,11 @@ def differentiable_kernels(*, recurrent: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _row(v: Tensor, i: int) -> Tensor:
+    """Row i. Of one row alone it is a view whose derivative costs nothing."""
+    return v.squeeze(0) if len(v) == 1 else v[i]
 
 
 def _unbatchable(module: nn.Module) -> str | None:

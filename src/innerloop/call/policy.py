@@ -152,7 +152,7 @@ def pin(layer: _NormBase) -> None:
     layer.track_running_stats = False
     layer.momentum = 0.0  # an InstanceNorm writes its averages all the same
     layer.training = True
-    layer.train = partial(_stay, layer)  # type: ignore[method-assign]
+    layer.train = partial(_stay, layer)  # type: ignore[method-assign, assignment]
 
 
 def _stay(layer: nn.Module, mode: bool = True) -> nn.Module:

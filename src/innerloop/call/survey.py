@@ -12,7 +12,7 @@ from torch import nn
 from ..core.types import Params
 from . import policy as norms
 from . import slots as functional
-from .slots import Entry
+from .slots import Entry, Slot
 from .swap import closed_form, corrected
 
 _VALUES = (bool, int, float, str, type(None))
@@ -64,12 +64,11 @@ class Survey:
         self.modes: tuple[object, ...] = (flags, made_of, values)
         self.quiet_modes: tuple[object, ...] = ((False,) * len(flags), made_of, values)
         self.trainable = [(p, p.requires_grad) for p in model.parameters()]
-        known: set[str] = set()
-        self._buffers = [
-            (home, key, name)
-            for home, key, name in self.slots
-            if not isinstance(home[key], nn.Parameter) and not (name in known or known.add(name))
-        ]
+        first: dict[str, Slot] = {}
+        for slot in self.slots:
+            if not isinstance(slot[0][slot[1]], nn.Parameter):
+                first.setdefault(slot[2], slot)
+        self._buffers = list(first.values())
         self._model = model
         self._seen = _fingerprint(model)
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
 
 
 class ComposedWeightNorm:
@@ -60,18 +61,17 @@ def set_vectors(model: nn.Module) -> None:
 
     In eval mode such a layer then divides by the exact singular value.
     """
-    for module in model.modules():
-        originals = getattr(module, "parametrizations", None)
-        for chain in originals.values() if isinstance(originals, nn.ModuleDict) else ():
-            for position, layer in enumerate(chain):
-                if not isinstance(layer, _SpectralNorm) or not hasattr(layer, "_u"):
-                    continue
-                weight = chain.original
-                for earlier in list(chain)[:position]:
-                    weight = earlier(weight)
+    for chain in model.modules():
+        if not isinstance(chain, ParametrizationList) or not hasattr(chain, "original"):
+            continue
+        weight = chain.original
+        assert isinstance(weight, Tensor)
+        for layer in chain:
+            if isinstance(layer, _SpectralNorm) and weight.ndim > 1:
                 u, _, vh = torch.linalg.svd(as_matrix(layer, weight), full_matrices=False)
                 layer._u.copy_(u[:, 0])
                 layer._v.copy_(vh[0])
+            weight = layer(weight)
 
 
 FORWARDS = {_WeightNorm: ComposedWeightNorm, _SpectralNorm: ExactSpectralNorm}
