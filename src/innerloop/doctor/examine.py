@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..call.copies import copied
 from ..call.model import differentiable_kernels
 from ..core.types import Task
 from ..objective.losses import Loss, LossLike, as_loss
@@ -59,7 +59,7 @@ def check(
     if _fine(rows):
         rows += parameter_rows(model)
     if _fine(rows):
-        rows += _run(copy.deepcopy(model), resolved, x, y, norm)
+        rows += _run(copied(model), resolved, x, y, norm)
     return CheckReport(type(model).__name__, tuple(rows))
 
 
