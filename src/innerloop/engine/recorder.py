@@ -78,7 +78,11 @@ def execution(
         try:
             for module in own:
                 module.training = module.training and training
-            with seed, differentiable_kernels(recurrent=recurrent):
+            with contextlib.ExitStack() as stack:
+                for call in calls:
+                    stack.enter_context(call.holding())
+                stack.enter_context(seed)
+                stack.enter_context(differentiable_kernels(recurrent=recurrent))
                 yield
         finally:
             for module, was in zip(own, before, strict=True):
