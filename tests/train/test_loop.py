@@ -20,11 +20,12 @@ from innerloop.config import METHODS, MLP, RunConfig, Sine, launch
 from innerloop.core.types import Task
 from innerloop.data.source import Source, Splits
 from innerloop.train import checkpoint
-from innerloop.train.interrupt import Interrupted
+from innerloop.train.interrupt import Interrupted, stopping
 from innerloop.train.log import read_metrics
 from innerloop.train.loop import train
 from innerloop.train.outer import NonFiniteError
 from innerloop.train.settings import Settings
+from innerloop.train.weights import load_weights
 
 TIMES = ("step_seconds", "tasks_per_second", "seconds")
 
@@ -83,6 +84,7 @@ def same_state(a: Path, b: Path) -> None:
     states = [torch.load(p / checkpoint.STATE, weights_only=True) for p in (one, two)]
     for state in states:
         state.pop("seconds")
+        state.pop("metrics")  # the size and digest of a file with times
         state["window"].pop("step_seconds", None)
     flat = [torch.utils._pytree.tree_leaves(s) for s in states]
     assert len(flat[0]) == len(flat[1])
@@ -104,6 +106,14 @@ class Hooked(Source):
 
     def describe(self) -> dict[str, str]:
         return self.source.describe()
+
+
+class Killed(BaseException):
+    """What no run can catch, so that nothing is saved."""
+
+
+def die(tasks: Task) -> Task:
+    raise Killed
 
 
 def run_hooked(
@@ -146,10 +156,7 @@ def test_a_killed_run_repeats_what_was_not_saved(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     launch(small(), whole)
 
-    def die(tasks: Task) -> Task:
-        raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(Killed):
         run_hooked(small(), parts, 6, die)
     assert [r["step"] for r in numbers(parts)] == [2, 2, 4, 4]
     with (parts / "metrics.jsonl").open("a") as file:
@@ -175,14 +182,144 @@ def test_sigint_saves_and_handlers_are_put_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
+def interrupt_twice(tasks: Task) -> Task:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    raise AssertionError("the step goes on")
+
+
+def test_a_second_signal_stops_within_the_step_and_saves_those_before(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    launch(small(), whole)
+    with pytest.raises(Interrupted, match=r"SIGTERM after step 4.*--resume"):
+        run_hooked(small(), parts, 5, interrupt_twice)
+    assert checkpoint.found(parts)[-1].name == "step-00000004"
+    method, splits = small().build()
+    train(method, splits, small().train, seed=0, run_dir=parts, resume=True)
+    same_state(whole, parts)
+    assert numbers(whole) == numbers(parts)
+
+
+def test_what_is_held_is_done_whole() -> None:
+    done = []
+    with stopping() as stop, pytest.raises(KeyboardInterrupt):
+        with stop.held():
+            signal.raise_signal(signal.SIGINT)
+            with stop.held():
+                signal.raise_signal(signal.SIGINT)
+                done.append("inner")
+            done.append("outer")
+        done.append("after")
+    assert done == ["inner", "outer"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a terminal's end is a POSIX signal")
+def test_the_end_of_a_terminal_stops_a_run_unless_it_is_ignored() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with stopping() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.signum == signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) is before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stopping() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_signal_in_a_validation_loses_nothing(n: int, twice: bool, tmp_path: Path) -> None:
+    """Two batches in each of the validations after steps 2, 4 and 6; n counts batches."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = small(checkpoint_every=4)
+    launch(config, whole)
+    drawn = []
+
     def interrupt(tasks: Task) -> Task:
+        drawn.append(tasks)
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        if twice:
+            signal.raise_signal(signal.SIGINT)
         return tasks
 
-    with pytest.raises(KeyboardInterrupt):
-        run_hooked(small(), tmp_path, 1, interrupt)
+    method, splits = config.build()
+    hooked = Splits(splits.train, Hooked(splits.validation, n, interrupt), splits.test)
+    with pytest.raises(Interrupted) as stopped:
+        train(method, hooked, config.train, seed=0, run_dir=parts)
+    # The second batch of the first validation is its last: that one is over, and the next step is.
+    step = {(2, False): 3, (2, True): 2, (5, False): 6, (5, True): 6}[n, twice]
+    assert stopped.value.step == step
+    assert len(drawn) == 1
+    assert checkpoint.found(parts)[-1].name == f"step-{step:08d}"
+    method, splits = config.build()
+    train(method, splits, config.train, seed=0, run_dir=parts, resume=True)
+    same_state(whole, parts)
+    assert numbers(whole) == numbers(parts)
+    assert [p.read_bytes() for p in sorted((whole / "best").iterdir())] == [
+        p.read_bytes() for p in sorted((parts / "best").iterdir())
+    ]
+
+
+def test_the_state_is_saved_before_a_validation(tmp_path: Path) -> None:
+    """Killed in the last one, by what cannot be caught: nothing but that one is done again."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    launch(small(), whole)
+    method, splits = small().build()
+    hooked = Splits(splits.train, Hooked(splits.validation, 6, die), splits.test)
+    with pytest.raises(Killed):
+        train(method, hooked, small().train, seed=0, run_dir=parts)
+    assert checkpoint.found(parts)[-1].name == "step-00000006"
+    method, splits = small().build()
+    counted = Hooked(splits.train, -1, die)
+    hooked = Splits(counted, splits.validation, splits.test)
+    train(method, hooked, small().train, seed=0, run_dir=parts, resume=True)
+    assert counted.drawn == 0
+    assert numbers(whole) == numbers(parts)
+    before = content(parts)
+    train(method, hooked, small().train, seed=0, run_dir=parts, resume=True)
+    assert content(parts) == before, "it is done: nothing is validated or written again"
+
+
+def content(run_dir: Path) -> dict[str, bytes]:
+    return {
+        str(p): p.read_bytes()
+        for p in sorted(run_dir.rglob("*"))
+        if p.is_file() and p.name != ".lock"
+    }
+
+
+def test_any_error_of_a_step_saves_the_state_before_it(tmp_path: Path) -> None:
+    def fail(tasks: Task) -> Task:
+        raise MemoryError("too large")
+
+    with pytest.raises(MemoryError):
+        run_hooked(small(), tmp_path, 5, fail)
+    assert checkpoint.found(tmp_path)[-1].name == "step-00000004"
+
+
+def test_data_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    def spoil(tasks: Task) -> Task:
+        tasks.support.x[1, 0] = torch.nan
+        return tasks
+
+    with pytest.raises(ValueError, match=r"support x .* at step 4") as error:
+        run_hooked(small(), tmp_path, 5, spoil)
+    assert 'train.sample(streams.generator(0, "train", 4), 3)' in str(error.value)
+    assert f"saved in {tmp_path}" in str(error.value)
+    assert checkpoint.found(tmp_path)[-1].name == "step-00000004"
+
+
+def test_an_update_that_spoils_the_weights_is_taken_back(tmp_path: Path) -> None:
+    """A rate of 3e38, from step 3 on: Adam's steps are about as long as the rate."""
+    launch(small(iterations=3), tmp_path / "clean")
+    launch(small(iterations=3), tmp_path / "run")
+    with pytest.raises(NonFiniteError, match=r"rate 3e\+38 at step 3; the update was not made"):
+        launch(small(lr=3e38), tmp_path / "run", resume=True)
+    same_state(tmp_path / "clean", tmp_path / "run")
+    assert [p.name for p in checkpoint.found(tmp_path / "run")] == ["step-00000003"]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
@@ -214,7 +351,7 @@ def test_metrics_say_before_and_after(tmp_path: Path) -> None:
     assert [r["step"] for r in validations] == [2, 4, 6]
     best = min(validations, key=lambda r: r["mse"])
     assert validations[-1]["best_step"] == best["step"]
-    header = checkpoint.load_weights(checkpoint.weights_of(tmp_path), small().build()[0])
+    header = load_weights(checkpoint.weights_of(tmp_path), small().build()[0])
     assert header["step"] == str(best["step"])
     assert float(header["score"]) == pytest.approx(-best["mse"])
 
@@ -242,7 +379,9 @@ def test_time_limit_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
     monkeypatch.setattr("innerloop.train.loop.time", clock)
-    config = small(iterations=1000, minutes=0.1, schedule="linear", lr=0.6, log_every=1)
+    config = small(
+        iterations=1000, minutes=0.1, schedule="linear", lr=0.6, log_every=1, validate_every=0
+    )
     state = launch(config, tmp_path)
     assert state.step == 6
     rates = [r["lr"] for r in read_metrics(tmp_path / "metrics.jsonl") if r["event"] == "train"]
@@ -250,11 +389,31 @@ def test_time_limit_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert launch(config, tmp_path, resume=True).step == 6, "the time is used up"
 
 
+def test_validations_count_and_end_with_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for each look at the clock: a step takes one, a validation of two batches three.
+
+    After 3 steps and a validation 6 of 8 seconds are gone. The last validation, after step 5,
+    begins at 8 and may last until 8.8, so that it is given up before its first batch.
+    """
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr("innerloop.train.loop.time", clock)
+    config = small(iterations=1000, minutes=8 / 60, validate_every=3, log_every=1)
+    records: list[Any] = []
+    state = launch(config, tmp_path, observers=[records.append])
+    assert (state.step, state.best_step) == (5, 3)
+    assert [r["step"] for r in records if r["event"] == "validation"] == [3]
+    assert "given up" in [r["text"] for r in records if r["event"] == "warning"][-1]
+    assert checkpoint.found(tmp_path)[-1].name == "step-00000005"
+
+
 def test_no_iterations_leave_the_initial_weights(tmp_path: Path) -> None:
     launch(small(iterations=0), tmp_path)
     method, _ = small().build()
     initial = {k: v.clone() for k, v in method.state_dict().items()}
-    checkpoint.load_weights(checkpoint.weights_of(tmp_path), method)
+    load_weights(checkpoint.weights_of(tmp_path), method)
     assert all(torch.equal(initial[k], v) for k, v in method.state_dict().items())
 
 
@@ -285,7 +444,7 @@ def test_time_is_progress_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
     monkeypatch.setattr("innerloop.train.loop.time", clock)
-    config = small(iterations=1000, minutes=4 / 60)
+    config = small(iterations=1000, minutes=4 / 60, validate_every=0)
     layer = Followed()
     method = methods.maml(layer, lr=0.01, steps=1, loss="mse")
     train(method, config.build()[1], config.train, seed=0, run_dir=tmp_path)
@@ -319,10 +478,7 @@ def test_the_best_validations_of_a_resumed_run_are_those_of_the_whole(tmp_path: 
     config = small(iterations=12, keep_best=2, lr=0.05, checkpoint_every=6)
     launch(config, tmp_path / "whole")
 
-    def die(tasks: Task) -> Task:
-        raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(Killed):
         run_hooked(config, tmp_path / "parts", 12, die)
     method, splits = config.build()
     train(method, splits, config.train, seed=0, run_dir=tmp_path / "parts", resume=True)
@@ -358,7 +514,7 @@ def test_a_validation_that_is_no_number_is_not_the_best(
     config = small(iterations=8)
     state = train(*config.build(), config.train, seed=0, run_dir=tmp_path)
     assert (state.best_score, state.best_step) == (-3.0, 4)
-    assert checkpoint.load_weights(checkpoint.weights_of(tmp_path), config.build()[0]) == {
+    assert load_weights(checkpoint.weights_of(tmp_path), config.build()[0]) == {
         "step": "4",
         "score": "-3.0",
     }

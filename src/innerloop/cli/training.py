@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..config import RunConfig, check_folder, launch, load_yaml, parse_yaml, stored
 from ..config.launch import CONFIG
+from ..engine import keep_freed_memory
 from ..recipes import recipe
 from ..train.interrupt import Interrupted
 from ..train.log import Observer
@@ -96,6 +97,7 @@ def _train(
     then: str | None,
     ranks: Ranks | None,
 ) -> None:
+    keep_freed_memory()  # this process is ours: no library call changes an allocator unasked
     with Progress(console, config.name, folder) as progress:
         watching: list[Observer] = [progress, CostFile(folder)]
         state = launch(config, folder, resume=resume, observers=watching, ranks=ranks)

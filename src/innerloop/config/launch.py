@@ -12,10 +12,12 @@ import torch
 
 from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
-from ..train.checkpoint import State, best_of, load_weights, weights_of
+from ..train.checkpoint import best_of, weights_of
+from ..train.keeper import Trained
 from ..train.log import Observer, Record
 from ..train.loop import train
 from ..train.ranks import Ranks
+from ..train.weights import load_weights
 from .run import RunConfig, device, load_yaml
 from .schema import ConfigError, plain
 
@@ -54,7 +56,7 @@ def launch(
     resume: bool = False,
     observers: Sequence[Observer] = (),
     ranks: Ranks | None = None,
-) -> State:
+) -> Trained:
     """Train `config` in `run_dir`, whose `config.yaml` will hold it in full.
 
     Raises what `train.loop.train` raises, ValueError if the folder is in use (without `resume`) or
