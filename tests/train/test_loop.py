@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -149,6 +150,136 @@ def test_a_finished_run_can_be_lengthened(tmp_path: Path) -> None:
     launch(half, tmp_path / "parts")
     launch(replace(half, train=small().train), tmp_path / "parts", resume=True)
     same_state(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_scores_without_adaptation_outlive_a_stop(tmp_path: Path) -> None:
+    """The last record of 6 steps, 4 in each, repeats what was measured in the one before."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = small(log_every=4, checkpoint_every=5)
+    launch(config, whole)
+    with pytest.raises(Killed):
+        run_hooked(config, parts, 6, die)
+    method, splits = config.build()
+    train(method, splits, config.train, seed=0, run_dir=parts, resume=True)
+    assert numbers(whole) == numbers(parts)
+    assert "mse_before" in numbers(parts)[-2]
+
+
+def make_earlier(run_dir: Path) -> None:
+    """A run's folder as versions before digests left it: saved after validation."""
+    for place in checkpoint.found(run_dir):
+        tensors = safetensors.torch.load_file(place / checkpoint.WEIGHTS)
+        header = {"format": "innerloop-checkpoint-1", "step": str(int(place.name[5:]))}
+        safetensors.torch.save_file(tensors, place / checkpoint.WEIGHTS, header)
+        state = torch.load(place / checkpoint.STATE, weights_only=True)
+        found = json.loads((place / checkpoint.VALIDATION).read_text())
+        state |= {k: found[k] for k in ("best_score", "best_step")}
+        for name in ("before", "validated", "metrics"):
+            state.pop(name)
+        torch.save({**state, "format": "innerloop-checkpoint-1"}, place / checkpoint.STATE)
+        (place / checkpoint.VALIDATION).unlink()
+        (place / checkpoint.STATE_DIGEST).unlink()
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().partition("\n")[2])
+
+
+def test_runs_of_earlier_versions_go_on(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    launch(small(), whole)
+    launch(small(iterations=4, checkpoint_every=4), parts)
+    make_earlier(parts)
+    records: list[Any] = []
+    launch(small(), parts, resume=True, observers=[records.append])
+    assert not [r for r in records if r["event"] == "warning"]
+    assert [r["step"] for r in records if r["event"] == "validation"] == [6]
+    same_state(whole, parts)
+    assert numbers(whole) == numbers(parts)
+    assert (parts / "config.yaml").read_text() == (whole / "config.yaml").read_text()
+
+
+def test_a_damaged_checkpoint_and_damaged_metrics_are_said_and_made_again(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        launch(small(checkpoint_every=2), folder)
+    (checkpoint.found(parts)[-1] / checkpoint.STATE).write_text("hello")
+    metrics = parts / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:30])
+    records: list[Any] = []
+    launch(small(checkpoint_every=2), parts, resume=True, observers=[records.append])
+    said = [r["text"] for r in records if r["event"] == "warning"]
+    assert len(said) == 2
+    assert "state.pt is damaged" in said[0] and "going on from step 4" in said[0]
+    assert "metrics.damaged-" in said[1]
+    same_state(whole, parts)
+    assert [r["step"] for r in numbers(parts)] == [6, 6]
+
+
+def test_the_configuration_is_there_before_anything_else(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def look(record: Any) -> None:
+        if record["event"] == "start":
+            seen.extend(p.name for p in tmp_path.iterdir() if not p.name.startswith("."))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(small(), tmp_path, observers=[look])
+    assert sorted(seen) == ["config.yaml", "task.json"]
+    launch(small(), tmp_path, resume=True)
+    launch(small(), tmp_path / "whole")
+    same_state(tmp_path, tmp_path / "whole")
+
+
+def test_what_a_run_that_never_began_has_left_is_no_run(tmp_path: Path) -> None:
+    """Killed, or on a full disk, before its configuration was written."""
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / ".lock").write_text("process 1 on another")
+    (tmp_path / ".draft-config.yaml").write_text("name: sm")
+    launch(small(), tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text('{"event": "train", "step": 1}\n')
+    with pytest.raises(ValueError, match=r"holds no run; choose another folder"):
+        launch(small(), other)
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml is missing.*a new folder"):
+        launch(small(), other, resume=True)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text[: text.index("method:")],
+        lambda text: text.replace("meta_batch: 3", "meta_batch: 4"),
+        lambda text: text.replace("sha256 ", "sha256 0"),
+    ],
+)
+def test_a_configuration_that_is_not_as_it_was_written_is_refused(
+    harm: Callable[[str], str], tmp_path: Path
+) -> None:
+    launch(small(iterations=1), tmp_path)
+    path = tmp_path / "config.yaml"
+    assert harm(path.read_text()) != path.read_text()
+    path.write_text(harm(path.read_text()))
+    with pytest.raises(ValueError, match=r"damaged or edited.*delete its first line"):
+        launch(small(iterations=1), tmp_path, resume=True)
+
+
+def test_a_run_in_progress_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+    launch(small(iterations=3), tmp_path)
+    refused: list[str] = []
+
+    def again(tasks: Task) -> Task:
+        with pytest.raises(ValueError, match=rf"process {os.getpid()} on") as error:
+            launch(small(), tmp_path, resume=True)
+        refused.append(str(error.value))
+        return tasks
+
+    method, splits = small().build()
+    hooked = Splits(Hooked(splits.train, 2, again), splits.validation, splits.test)
+    train(method, hooked, small().train, seed=0, run_dir=tmp_path, resume=True)
+    launch(small(), tmp_path / "whole")
+    assert len(refused) == 1
+    same_state(tmp_path, tmp_path / "whole")
 
 
 def test_a_killed_run_repeats_what_was_not_saved(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Checkpoints: `RUN/checkpoints/step-00001000/{model.safetensors,state.pt}` and `RUN/best`.
 
 A checkpoint is written beside its place and renamed into it, so a folder under its final name is
-complete. `model.safetensors` holds `method.state_dict()`; `state.pt` holds the rest of what a run
-needs to go on, and loads with `weights_only=True`; its digest stands in the header of the weights,
-which have one of their own (see `train.weights`). A run saves before it validates; what the
-validation of that step found follows as `validation.json` in the same folder.
+complete. `model.safetensors` holds `method.state_dict()` and a digest (see `train.weights`);
+`state.pt` holds the rest of what a run needs to go on, and loads with `weights_only=True`; its
+SHA-256 is beside it. A run saves before it validates; what the validation of that step found
+follows as `validation.json` in the same folder.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from .weights import (
 )
 
 WEIGHTS, STATE, VALIDATION = "model.safetensors", "state.pt", "validation.json"
+STATE_DIGEST = "state.sha256"
 
 
 @dataclass
@@ -89,7 +90,8 @@ def save(run_dir: Path, method: nn.Module, state: State, keep_last: int) -> Path
             file.write(content.getbuffer())
             flush(file)
         digest = hashlib.sha256(content.getbuffer()).hexdigest()
-        write_weights(draft / WEIGHTS, method, {"step": str(state.step), "state": digest})
+        (draft / STATE_DIGEST).write_text(f"{digest}  {STATE}\n")  # as sha256sum -c reads it
+        write_weights(draft / WEIGHTS, method, {"step": str(state.step)})
         if place.exists():  # a damaged one, left behind by a run that resumed before it
             _set_aside(place)
         draft.rename(place)
@@ -242,8 +244,9 @@ def weights_of(run_dir: Path, which: str = "best") -> Path:
 
 def clear_drafts(run_dir: Path) -> None:
     """Remove what a killed run left behind. Only for the one process that trains in the folder."""
-    names = (".draft-*", ".config.yaml.*", ".task.json.*", ".cost.json.*", ".metrics.jsonl.*")
-    left = [p for name in names for p in run_dir.glob(name)]
+    files = ("config.yaml", "task.json", "cost.json", "metrics.jsonl")
+    left = [p for name in files for p in run_dir.glob(f".{name}.*")]
+    left += [p for name in files for p in run_dir.glob(f".draft-{name}")]
     left += run_dir.glob("checkpoints/.draft-*")
     left += run_dir.glob("best/.draft-*")
     for draft in left:
@@ -295,14 +298,17 @@ def _read(place: Path) -> tuple[dict[str, Tensor], State]:
     tensors, header = read_weights(place / WEIGHTS)
     path = place / STATE
     content = read_bytes(path)
-    if "state" in header and hashlib.sha256(content).hexdigest() != header["state"]:
+    digest = (place / STATE_DIGEST).read_bytes() if (place / STATE_DIGEST).exists() else None
+    if digest is not None and digest[:64] != hashlib.sha256(content).hexdigest().encode():
         raise CheckpointError(f"{path} is damaged: its bytes are not those that were written")
     try:
         values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a parser says of bytes that no digest vouches for
         raise damaged(path, error) from error
     written = values.pop("format", None) if isinstance(values, dict) else None
-    if written != (FORMAT if "state" in header else WITHOUT_DIGEST):
+    if written == FORMAT and digest is None:
+        raise CheckpointError(f"{place / STATE_DIGEST} is missing")
+    if written not in (FORMAT, WITHOUT_DIGEST):
         raise CheckpointError(f"{path} was not written by innerloop (expected {FORMAT})")
     if written == WITHOUT_DIGEST:  # those were saved after their validation
         values = {"before": {}, "validated": values.get("step"), "metrics": None, **values}

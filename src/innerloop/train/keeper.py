@@ -33,8 +33,8 @@ class Kept:
 class Trained:
     """What a run has come to; the method holds the weights of its last step.
 
-    `seconds` is the time in steps and validations, `optimizer` the outer optimiser's state_dict (and
-    the weights of groups of tasks), `best_score` the best validation score (larger
+    `seconds` is the time in steps and validations, `optimizer` the outer optimiser's state_dict
+    (and the weights of groups of tasks), `best_score` the best validation score (larger
     is better) and `best_step` its step. A run without a folder also has its records, `metrics`, and
     in `best` the weights of its `keep_best` best validations, best first; both are empty where a
     folder holds them.

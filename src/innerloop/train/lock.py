@@ -18,7 +18,7 @@ except ImportError:  # Windows
 log = logging.getLogger("innerloop")
 
 LOCK = ".lock"
-"""In the run's folder, for as long as it is there: who trains, or who trained last."""
+"""In the run's folder while it is trained: by whom."""
 
 _OFFSET = 1 << 30
 """Windows locks bytes, and nobody else can read those: one far behind the text."""
@@ -37,16 +37,36 @@ def locked(run_dir: Path) -> Iterator[None]:
         OSError: the folder cannot be written.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    path = run_dir / LOCK
+    handle = _open(path)
     try:
         _take(handle, run_dir)
+        while not _is_at(handle, path):  # its last holder has just removed it
+            os.close(handle)
+            handle = _open(path)
+            _take(handle, run_dir)
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         _held.add(handle)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                path.unlink()
     finally:
         _held.discard(handle)
         os.close(handle)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take(handle: int, run_dir: Path) -> None:
