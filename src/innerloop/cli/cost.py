@@ -44,11 +44,7 @@ class CostFile:
             self._write(ended=record["event"] == "end")
 
     def _write(self, *, ended: bool) -> None:
-        try:
-            earlier = read_cost(self._folder)
-        except ValueError:  # damaged: what it said is lost, and the run is worth more
-            earlier = Cost()
-        now = _peak()
+        earlier, now = read_cost(self._folder), _peak()
         known = [peak for peak in (earlier.peak_memory, now) if peak is not None]
         cost = Cost(self._step, self._seconds, ended, max(known, default=None))
         write_text(self._folder / COST, json.dumps(asdict(cost)) + "\n")

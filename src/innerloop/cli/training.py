@@ -67,6 +67,7 @@ def train_run(
             _as_rank(ranks, config, folder, resume, then)
     elif config.train.workers > 1 or apart:
         check_folder(config, folder, resume)
+        Ranks(size=config.train.workers).enough(config.train.meta_batch)
         spawn(config.train.workers, _worker, config.to_yaml(), folder, resume, then)
     else:
         _train(console, config, folder, resume, then, None)

@@ -107,8 +107,9 @@ class AlphaMAML:
 
     alpha being the parameters of every `core.rates.Rate` of the method: with one step of
     `GradientDescent(Scalar(lr), 1)` the first line is plain gradient descent on it, and with more
-    steps its exact gradient is used. beta is the rate of `optimizer`, which holds all other parameters of `method`; see
-    `Hypergradient` for d. Where the authors add up the tasks, the mean is used here.
+    steps its exact gradient is used. beta is the rate of `optimizer`, which holds all other
+    parameters of `method`; see `Hypergradient` for d. Where the authors add up the tasks, the mean
+    is used here.
 
     Source: Behl, Baydin, Torr 2019 (Alpha MAML).
     """
