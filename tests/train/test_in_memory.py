@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from innerloop.cli import main
 from innerloop.config import METHODS, MLP, RunConfig, Sine
 from innerloop.train import checkpoint
 from innerloop.train.interrupt import Interrupted, Stop
@@ -121,3 +122,18 @@ def test_progress_is_told_from_the_first_step_on() -> None:
     assert first["step"] == 1 and first["left"] == pytest.approx(7 * first["step_seconds"])
     validating = [(r["step"], r["done"]) for r in records if r["event"] == "validating"]
     assert validating[:4] == [(2, 0), (2, 2), (4, 0), (4, 2)]
+
+
+def test_the_allocator_of_the_process_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line changes it, whose process it is; the trainer never does."""
+    asked: list[None] = []
+    monkeypatch.setattr("innerloop.engine.recorder.keep_freed_memory", lambda: asked.append(None))
+    monkeypatch.setattr("innerloop.cli.training.keep_freed_memory", lambda: asked.append(None))
+    small = config(iterations=1)
+    train(*small.build(), small.train, seed=0)
+    assert not asked
+    words = ["sine-5shot/maml", "--train.iterations", "1", "--train.validate_every", "0"]
+    assert main(["train", *words, "--run", str(tmp_path / "run")]) == 0
+    assert len(asked) == 1
