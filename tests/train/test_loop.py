@@ -344,6 +344,26 @@ def test_what_is_held_is_done_whole() -> None:
     assert done == ["inner", "outer"]
 
 
+def test_signals_while_a_stopped_run_is_saved_change_nothing(tmp_path: Path) -> None:
+    def insist(record: Any) -> None:
+        if record["event"] == "checkpoint":
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="SIGTERM after step 4"):
+        run_hooked(small(checkpoint_every=0), tmp_path, 5, interrupt_twice, observers=[insist])
+
+
+def test_loops_that_have_nothing_to_save_look_at_the_same_stop() -> None:
+    done = []
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM$"), stopping() as stop:
+        for batch in range(3):
+            stop.check()
+            done.append(batch)
+            signal.raise_signal(signal.SIGTERM)
+    assert done == [0]
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a terminal's end is a POSIX signal")
 def test_the_end_of_a_terminal_stops_a_run_unless_it_is_ignored() -> None:
     before = signal.getsignal(signal.SIGHUP)

@@ -46,6 +46,10 @@ class Stop:
             self._again = False
             raise KeyboardInterrupt
 
+    def obeyed(self) -> None:
+        """From here on no signal interrupts: the work ends as it was asked to."""
+        self._holds += 1
+
     def check(self) -> None:
         """Raises Interrupted if a signal came: for loops that have nothing to save."""
         if self.signum is not None:

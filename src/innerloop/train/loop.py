@@ -198,9 +198,9 @@ class _Run:
 
     def interrupted(self, signum: int) -> Interrupted:
         """The end of a run that was asked to stop, once its state is saved."""
-        with self.stop.held():
-            self.save()
-            return Interrupted(signum, self.state.step, self.run_dir)
+        self.stop.obeyed()
+        self.save()
+        return Interrupted(signum, self.state.step, self.run_dir)
 
     def signalled(self) -> int:
         """The signal to stop: of several ranks, what they agreed on in the last step."""
