@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..core import streams
@@ -20,6 +22,10 @@ def unadapted(method: Trainable, splits: Splits, tasks: Task) -> Params:
     return {f"{metric.name}_before": metric.value(outputs, tasks.query).float()}
 
 
+class GivenUp(Exception):
+    """A validation that was told to stop on the way: there is no score."""
+
+
 def validate(
     method: Trainable,
     source: Source,
@@ -29,21 +35,33 @@ def validate(
     batch: int,
     steps: int | None,
     ranks: Ranks,
+    go_on: Callable[[int], bool] = lambda done: True,
 ) -> dict[str, float]:
     """Mean of the objective's metric before and after adaptation, over fixed tasks.
 
     Also `score`: the value after adaptation, signed so that larger is better. Ranks take whole
-    batches in turn, so that the numbers are those of one rank to the bit.
+    batches in turn, so that the numbers are those of one rank to the bit. `go_on(done)` is asked
+    before every batch, with the number of tasks that are done.
+
+    Raises:
+        GivenUp: `go_on` has said no, on any of the ranks.
     """
     values = torch.zeros(2, tasks, dtype=torch.float64)
     metric = method.objective.metric
+    stopped = torch.zeros(1)
     for start in range(ranks.rank * batch, tasks, ranks.size * batch):
+        if not go_on(start):
+            stopped += 1
+            break
         stream = streams.generator(seed, "validation", start)
         drawn = source.sample(stream, min(batch, tasks - start))
         torch.manual_seed(streams.derive(seed, "validation", start, "step"))
         outputs = method.query_outputs(drawn, steps)
         for row, step in enumerate((0, -1)):
             values[row, start : start + batch] = metric.value(_at(outputs, step), drawn.query)
+    ranks.add_up(stopped)
+    if stopped:
+        raise GivenUp
     ranks.add_up(values)
     before, after = values.mean(1).tolist()
     sign = 1.0 if metric.larger_is_better else -1.0
