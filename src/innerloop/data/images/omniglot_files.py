@@ -17,6 +17,7 @@ from PIL import Image
 from ..cache import read_npz
 from ..download import Progress
 from ..validate import named
+from .files import BadImage, open_image
 
 N_CHARACTERS, N_BACKGROUND, N_DRAWERS, SIDE = 1623, 964, 20, 105
 PREPARED = "omniglot.npz"
@@ -93,7 +94,7 @@ def read_drawings(
                 continue
             try:
                 drawing = _drawing(match, data)
-            except (OSError, ValueError, SyntaxError) as error:
+            except BadImage as error:
                 unreadable.append(f"{name} ({error})")
                 continue
             key = (int(match["id"]), drawing.drawer)
@@ -211,10 +212,10 @@ def _drawing(match: re.Match[str], data: bytes) -> Drawing:
 
 
 def _shrunk(alphabet: str, number: int, drawer: int, data: bytes) -> Drawing:
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_image(io.BytesIO(data), ("PNG",)) as opened:
+        if opened.size != (SIDE, SIDE):  # before a pixel is decoded
+            raise BadImage(f"expected {SIDE}x{SIDE} pixels, got {opened.width}x{opened.height}")
         bits = opened.convert("1")
-    if bits.size != (SIDE, SIDE):
-        raise ValueError(f"expected {SIDE}x{SIDE} pixels, got {bits.size[0]}x{bits.size[1]}")
     lanczos = bits.convert("L").resize((28, 28), Image.Resampling.LANCZOS)
     nearest = bits.resize((28, 28), Image.Resampling.NEAREST)
     return Drawing(

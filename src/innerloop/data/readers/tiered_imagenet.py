@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ..images.files import BadImage, open_image
 from ..pool import ClassPool
 from ..validate import named
 from .layout import (
@@ -117,7 +117,7 @@ def _from_png(path: Path) -> Tensor:
             data, files[row] = files[row], None
             try:
                 yield _decoded(data)[None]
-            except (OSError, ValueError, SyntaxError, TypeError) as error:
+            except BadImage as error:
                 bad.append(f"number {row} ({error})")
                 yield np.zeros((1, LAYOUT.side, LAYOUT.side, 3), np.uint8)
 
@@ -132,10 +132,13 @@ def _from_png(path: Path) -> Tensor:
 
 def _decoded(data: Any) -> np.ndarray:
     """One PNG file as uint8 (84, 84, 3); OpenCV hands them over as arrays (n, 1)."""
-    raw = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
-    with Image.open(io.BytesIO(raw), formats=["PNG"]) as opened:
+    if isinstance(data, np.ndarray) and data.dtype == np.uint8:
+        data = data.tobytes()
+    if not isinstance(data, bytes):  # bytes(10**10) would be ten gigabytes
+        raise BadImage(f"expected the bytes of a PNG file, found a {type(data).__name__}")
+    with open_image(io.BytesIO(data), ("PNG",)) as opened:
         if opened.size != (LAYOUT.side, LAYOUT.side):
-            raise ValueError(f"expected {LAYOUT.side}x{LAYOUT.side} pixels, got {opened.size}")
+            raise BadImage(f"expected {LAYOUT.side}x{LAYOUT.side} pixels, got {opened.size}")
         return np.asarray(opened.convert("RGB"))
 
 
