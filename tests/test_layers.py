@@ -68,7 +68,7 @@ FREE = {"cli", "__init__", "__main__"}  # may import everything
 
 # unit -> third-party packages it may import; units not named here may import torch alone.
 OUTSIDE: dict[str, set[str]] = {
-    "data": {"torch", "numpy", "PIL", "matplotlib"},
+    "data": {"torch", "numpy", "PIL", "matplotlib", "pooch", "requests"},
     "train": {"torch", "numpy", "safetensors"},
     "evaluate": {"torch", "numpy"},
     "report": {"torch", "numpy", "PIL", "matplotlib"},

@@ -82,7 +82,7 @@ def prepare_omniglot(
 
     `source` is a zip, a folder with the official zips or their unpacked tree (and all_runs.zip for
     the one-shot runs), or a prepared file; None downloads `urls` (file name to address) into the
-    folder of `out`, resuming what an earlier call left. A file whose SHA-256 is known must have
+    folder of `out`, those that are not there yet. A file whose SHA-256 is known must have
     it; the two large official zips, whose SHA-256 is not known here, must hold the right number of
     images and pass their own checksums.
 
