@@ -62,7 +62,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"core", "data", "evaluate", "method"},
     "pictures": {"core", "data", "evaluate", "method"},
     "config": {"core", "call", "method", "methods", "models", "data", "train"},
-    "recipes": {"config", "train"},
+    "recipes": {"config", "data", "train"},
 }
 FREE = {"cli", "__init__", "__main__"}  # may import everything
 

@@ -115,7 +115,7 @@ class MappedRows:
         return out
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, (self.path, self._bytes, self._index, self._negative)
+        return _reopen, (self.path, self._bytes, self._index, self._negative)
 
     @property
     def _row_bytes(self) -> int:
@@ -142,7 +142,7 @@ class MappedRows:
             self._map.madvise(mmap.MADV_WILLNEED, start, length)
 
 
-def _reopened(path: Path, size: int, index: Tensor | None, negative: bool) -> MappedRows:
+def _reopen(path: Path, size: int, index: Tensor | None, negative: bool) -> MappedRows:
     """What a pickled `MappedRows` becomes."""
     rows = MappedRows(path)
     if rows._bytes != size:

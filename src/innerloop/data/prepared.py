@@ -15,8 +15,8 @@ from .mapped import MappedRows
 from .pool import ClassPool
 from .pool_writer import CLASSES, IMAGES, LABELS, VERSION
 from .source import PARTS, Splits
-from .splits import Fractions, Skipped, few_shot, large_enough, shared_out
-from .validate import named
+from .splits import Fractions, Skipped, few_shot, split_classes, with_enough_images
+from .validate import join_names
 
 _AGAIN = "prepare it again with `innerloop prepare` or PoolWriter"
 
@@ -67,12 +67,12 @@ def prepared(
     skipped = Skipped() if skipped is None else skipped
     needed = shot + queries
     if held.class_split is None:
-        pool = large_enough(held.pool, needed, skip_bad, skipped)
-        pools = shared_out(pool, fractions, seed, within_group)
+        pool = with_enough_images(held.pool, needed, skip_bad, skipped)
+        pools = split_classes(pool, fractions, seed, within_group)
     else:
         where = held.class_split
         pools = {
-            part: large_enough(
+            part: with_enough_images(
                 held.pool.select([i for i, p in enumerate(where) if p == part]),
                 needed,
                 skip_bad,
@@ -93,7 +93,7 @@ def prepared(
         within_group=within_group,
         device=device,
         name=f"{held.name}{skipped}",
-        said="by folder" if held.class_split else f"by seed {seed}",
+        split_by="by folder" if held.class_split else f"by seed {seed}",
     )
 
 
@@ -106,28 +106,28 @@ def open_prepared(root: Path | str) -> PreparedSet:
     not fit each other, and when the images are not those that were written.
     """
     root = Path(root).expanduser()
-    said = _names(root)
+    names = _names(root)
     images = MappedRows(root / IMAGES)
     size = (root / IMAGES).stat().st_size
-    if size != said["bytes"]:
+    if size != names["bytes"]:
         raise ValueError(
-            f"{root / IMAGES} has changed since it was prepared: {said['bytes']} bytes then, "
+            f"{root / IMAGES} has changed since it was prepared: {names['bytes']} bytes then, "
             f"{size} now; {_AGAIN}"
         )
     pool = ClassPool(
         images=images,
         label=_labels(root / LABELS, len(images)),
-        class_names=said["class_names"],
-        class_group=torch.tensor(said["class_group"]),
-        group_names=said["group_names"],
+        class_names=names["class_names"],
+        class_group=torch.tensor(names["class_group"]),
+        group_names=names["group_names"],
     )
     empty = [name for name, n in zip(pool.class_names, pool.counts.tolist(), strict=True) if not n]
     if empty:
         raise ValueError(
             f"{len(empty)} of {pool.n_classes} classes in {root / CLASSES} have no row: "
-            f"{named(empty)}; {_AGAIN}"
+            f"{join_names(empty)}; {_AGAIN}"
         )
-    return PreparedSet(pool, said["name"], said["class_split"])
+    return PreparedSet(pool, names["name"], names["class_split"])
 
 
 def _names(root: Path) -> dict[str, Any]:
@@ -139,17 +139,17 @@ def _names(root: Path) -> dict[str, Any]:
             f"a folder of images with `innerloop prepare IMAGES --out {root}`"
         )
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["innerloop"] != VERSION:
-            raise ValueError(f"version {said['innerloop']}, this one reads {VERSION}")
-        classes = len(said["class_names"])
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if names["innerloop"] != VERSION:
+            raise ValueError(f"version {names['innerloop']}, this one reads {VERSION}")
+        classes = len(names["class_names"])
         for key in ("class_group", "class_split"):
-            if said[key] is not None and len(said[key]) != classes:
-                raise ValueError(f"{len(said[key])} entries of {key} for {classes} classes")
-        unknown = set(said["class_split"] or []) - set(PARTS)
+            if names[key] is not None and len(names[key]) != classes:
+                raise ValueError(f"{len(names[key])} entries of {key} for {classes} classes")
+        unknown = set(names["class_split"] or []) - set(PARTS)
         if unknown:
-            raise ValueError(f"unknown splits {named(sorted(map(str, unknown)))}")
-        return {**said, "name": str(said["name"]), "bytes": int(said["bytes"])}
+            raise ValueError(f"unknown splits {join_names(sorted(map(str, unknown)))}")
+        return {**names, "name": str(names["name"]), "bytes": int(names["bytes"])}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged or something else ({type(error).__name__}: {error}); {_AGAIN}"

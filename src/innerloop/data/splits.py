@@ -51,11 +51,11 @@ def few_shot(
     within_group: bool,
     device: torch.device | str | None,
     name: str,
-    said: str,
+    split_by: str,
 ) -> Splits:
     """`Episodes` on each of the three pools; `rotate` and `augment` act on training tasks only.
 
-    `name` is what the data is called, `said` how its classes were shared out. Raises ValueError for
+    `name` is what the data is called, `split_by` how its classes were split. Raises ValueError for
     a class (with `within_group`, a group) in two pools, and what `Episodes` raises.
     """
     check_disjoint(pools, by="class")
@@ -72,14 +72,14 @@ def few_shot(
             within_group=within_group,
             device=device,
             name=name,
-            split=f"{part} {said}",
+            split=f"{part} {split_by}",
         )
         for part, pool in pools.items()
     }
     return Splits(sources["train"], sources["validation"], sources["test"])
 
 
-def large_enough(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped) -> ClassPool:
+def with_enough_images(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped) -> ClassPool:
     """`pool` if every class has `needed` images; with `skip_bad`, the classes that have."""
     if not skip_bad:
         check_examples(pool, needed, "shot + queries")
@@ -92,7 +92,7 @@ def large_enough(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped)
     return pool.with_at_least(needed)
 
 
-def shared_out(
+def split_classes(
     pool: ClassPool, fractions: Fractions, seed: int, by_group: bool
 ) -> dict[str, ClassPool]:
     """Classes (or whole groups) shuffled by `seed` and cut at the fractions."""

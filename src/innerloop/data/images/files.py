@@ -111,7 +111,7 @@ def read_image(
         with open_image(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             plain = _eight_bits(image, "L" if channels == 1 else "RGB")
-            plain = plain if box is None else plain.crop(_inside(box, plain.size))
+            plain = plain if box is None else plain.crop(_clip_box(box, plain.size))
     except BadImage as error:
         reason = str(error).replace(f"'{path}'", "it").replace(str(path), "it")
         raise BadImage(f"{path}: {reason}") from error
@@ -121,7 +121,7 @@ def read_image(
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
 
 
-def _inside(box: tuple[float, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _clip_box(box: tuple[float, ...], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of the part of the box that lies in an image of this size."""
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(size[0], round(box[0] + box[2])), min(size[1], round(box[1] + box[3]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..download import Progress
 from ..pool_writer import IMAGES, PoolWriter
 from ..splits import Skipped
-from ..validate import named, repeated
+from ..validate import duplicates, join_names
 from .files import Channels
 from .folder import ClassFolder, class_folders, folder_name, read_classes, split_folders
 
@@ -61,10 +61,11 @@ def prepare_folder(
         if places is None
         else [(part, class_folders(place)) for part, place in places.items()]
     )
-    twice = repeated(item.name for _, classes in parts for item in classes)
+    twice = duplicates(item.name for _, classes in parts for item in classes)
     if twice:
         raise ValueError(
-            f"{len(twice)} classes are in two of train, val and test: {named(twice)}; a class may "
+            f"{len(twice)} classes are in two of train, val and test: {join_names(twice)}; a class "
+            "may "
             "be in one split only"
         )
     files = sum(len(item.files) for _, classes in parts for item in classes)

@@ -85,7 +85,7 @@ def glyph_pool(*, seed: int = 0, cache: Path | str | None = None) -> ClassPool:
     fonts = _fonts()
     folder = cache_folder() / "glyphs" if cache is None else Path(cache).expanduser()
     path = folder / f"glyphs-{_key(fonts, seed)}.npz"
-    arrays = _cached(path)
+    arrays = _read_cache(path)
     if arrays is None:
         arrays = render(fonts, seed)
         try:
@@ -151,7 +151,7 @@ def _key(fonts: list[Path], seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cached(path: Path) -> dict[str, np.ndarray] | None:
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a cache file; None when there is none or it is damaged."""
     try:
         arrays = read_npz(path)

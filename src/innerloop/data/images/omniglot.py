@@ -103,7 +103,7 @@ def omniglot(
     name = f"omniglot ({resize}, {'ink' if invert else 'paper'} = 1)"
     if characters.partial:
         name += f", partial: {characters.pool.n_classes} of {N_CHARACTERS} characters"
-    said = split if split == "vinyals" else f"{split}, seed {seed}"
+    split_by = split if split == "vinyals" else f"{split}, seed {seed}"
     sources = {}
     for part, pool in parts.items():
         turned = rotate == "classes" or (rotate == "classes-train" and part == "train")
@@ -117,7 +117,7 @@ def omniglot(
             within_group=within_alphabet,
             device=device,
             name=name,
-            split=f"{part} of {said}",
+            split=f"{part} of {split_by}",
         )
     return Splits(sources["train"], sources["validation"], sources["test"])
 

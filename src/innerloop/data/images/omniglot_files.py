@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..cache import read_npz
 from ..download import Progress
-from ..validate import named
+from ..validate import join_names
 from .files import BadImage, open_image
 
 N_CHARACTERS, N_BACKGROUND, N_DRAWERS, SIDE = 1623, 964, 20, 105
@@ -103,12 +103,12 @@ def read_drawings(
             if progress is not None:
                 progress(f"reading {archive.name}", done, total)
     if unreadable:
-        raise ValueError(f"{len(unreadable)} images cannot be read: {named(unreadable)}")
+        raise ValueError(f"{len(unreadable)} images cannot be read: {join_names(unreadable)}")
     if conflicts:
-        raise ValueError(f"{len(conflicts)} drawings come in two versions: {named(conflicts)}")
+        raise ValueError(f"{len(conflicts)} drawings come in two versions: {join_names(conflicts)}")
     if not drawings:
         raise ValueError(
-            f"no Omniglot images in {named(str(a) for a in archives)}; expected files like "
+            f"no Omniglot images in {join_names(str(a) for a in archives)}; expected files like "
             "images_background/Greek/character01/0394_01.png"
         )
     return drawings
@@ -124,7 +124,7 @@ def arrays_from_drawings(drawings: Mapping[tuple[int, int], Drawing]) -> dict[st
     if short:
         raise ValueError(
             f"{len(short)} of {len(ids)} characters do not have {N_DRAWERS} drawings: "
-            f"{named(short)}; the archive is incomplete, fetch it again"
+            f"{join_names(short)}; the archive is incomplete, fetch it again"
         )
     if ids[0] < 1 or ids[-1] > N_CHARACTERS:
         raise ValueError(f"character numbers must be 1..{N_CHARACTERS}, got {ids[0]}..{ids[-1]}")
@@ -194,7 +194,7 @@ def _run_drawings(archive: Path) -> tuple[dict[tuple[int, int, int], Drawing], n
         image = re.search(r"run(\d\d)/(?:(training)/class|test/item)(\d\d)\.png$", name)
         if image:
             place = (int(image[1]) - 1, 0 if image[2] else 1, int(image[3]) - 1)
-            drawn[place] = _shrunk("", 0, 0, data)
+            drawn[place] = _shrink("", 0, 0, data)
         answers = re.search(r"run(\d\d)/class_labels\.txt$", name)
         if answers:
             for item, right in re.findall(r"item(\d\d)\.png\s+\S*class(\d\d)\.png", data.decode()):
@@ -208,10 +208,10 @@ def _run_drawings(archive: Path) -> tuple[dict[tuple[int, int, int], Drawing], n
 
 
 def _drawing(match: re.Match[str], data: bytes) -> Drawing:
-    return _shrunk(match["alphabet"], int(match["number"]), int(match["drawer"]), data)
+    return _shrink(match["alphabet"], int(match["number"]), int(match["drawer"]), data)
 
 
-def _shrunk(alphabet: str, number: int, drawer: int, data: bytes) -> Drawing:
+def _shrink(alphabet: str, number: int, drawer: int, data: bytes) -> Drawing:
     with open_image(io.BytesIO(data), ("PNG",)) as opened:
         if opened.size != (SIDE, SIDE):  # before a pixel is decoded
             raise BadImage(f"expected {SIDE}x{SIDE} pixels, got {opened.width}x{opened.height}")

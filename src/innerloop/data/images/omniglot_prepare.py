@@ -62,10 +62,10 @@ class Prepared:
     def lines(self) -> list[str]:
         """The report, one statement per line."""
         extent = f"partial: {self.characters} of {N_CHARACTERS}" if self.partial else "all"
-        said = f"{extent} characters, {self.alphabets} alphabets, {self.images} images"
+        content = f"{extent} characters, {self.alphabets} alphabets, {self.images} images"
         runs = "with" if self.has_runs else "without"
         return [
-            f"wrote {self.path} ({said}, {runs} the 20 one-shot runs)",
+            f"wrote {self.path} ({content}, {runs} the 20 one-shot runs)",
             *self.checks,
         ]
 
@@ -105,13 +105,13 @@ def prepare_omniglot(
         prepared = where if where.suffix == ".npz" else where / PREPARED
         archives, runs = find_archives(where), find_runs(where)
         if not archives and prepared.is_file():
-            return _copied(prepared, out)
+            return _rewrite(prepared, out)
     if not archives:
         raise FileNotFoundError(
             f"no Omniglot in {where}: expected images_background.zip and images_evaluation.zip, "
             f"their unpacked folders, or {PREPARED}; leave the source out to download the zips"
         )
-    checks = [checked(path, sha256) for path in (*archives, runs) if path is not None]
+    checks = [check_file(path, sha256) for path in (*archives, runs) if path is not None]
     drawings = read_drawings(archives, progress)
     arrays = arrays_from_drawings(drawings)
     located = None if runs is None else locate_runs(runs, drawings)
@@ -123,7 +123,7 @@ def prepare_omniglot(
     return Prepared(out, n, alphabets, n * N_DRAWERS, located is not None, tuple(checks))
 
 
-def checked(path: Path, sha256: Mapping[str, str]) -> str:
+def check_file(path: Path, sha256: Mapping[str, str]) -> str:
     """How `path` was checked: by SHA-256 if known, else by the number of images if official.
 
     Raises ValueError when it fails the check.
@@ -156,7 +156,7 @@ def checked(path: Path, sha256: Mapping[str, str]) -> str:
     return f"{path.name}: {count} images counted; its SHA-256 is not known here"
 
 
-def _copied(prepared: Path, out: Path) -> Prepared:
+def _rewrite(prepared: Path, out: Path) -> Prepared:
     """A prepared file, validated and written again."""
     arrays = read_prepared(prepared)
     write_npz(out, arrays)

@@ -20,22 +20,15 @@ from torch import Tensor
 
 from ..images.files import BadImage, open_image
 from ..pool import ClassPool
-from ..validate import named
-from .layout import (
-    ROWS,
-    SHORT,
-    Layout,
-    Split,
-    check_rows,
-    check_split,
-    entries,
-    from_rows,
-    numbered,
-)
+from ..validate import join_names
+from .layout import ROWS, check_rows, from_rows, number_labels, pickled_entries
+from .registry import SHORT, PublishedSet, Split, dataset
 from .unpickle import read_pickle
 
-LAYOUT = Layout(
+TIERED = PublishedSet(
     name="tiered-imagenet",
+    title="tieredImageNet",
+    papers=("ren2018tiered",),
     side=84,
     classes={"train": 351, "validation": 97, "test": 160},
     images=779_165,
@@ -47,7 +40,8 @@ LAYOUT = Layout(
 )
 
 
-def read(folder: Path | str, split: Split) -> ClassPool:
+@dataset(TIERED)
+def read_tiered_imagenet(folder: Path, split: Split) -> ClassPool:
     """One split of tieredImageNet, uint8 (N, 3, 84, 84), the categories as groups if known.
 
     Images are `SPLIT_images_png.pkl`, a list of PNG files, or else `SPLIT_images.npz` with an array
@@ -61,37 +55,35 @@ def read(folder: Path | str, split: Split) -> ClassPool:
 
     Raises FileNotFoundError when a file is missing, ValueError when one is damaged or incomplete.
     """
-    check_split(split)
-    folder = Path(folder).expanduser()
     png = folder / f"{SHORT[split]}_images_png.pkl"
     npz = folder / f"{SHORT[split]}_images.npz"
     labels = folder / f"{SHORT[split]}_labels.pkl"
     where = png if png.is_file() else npz
     if not where.is_file() or not labels.is_file():
-        raise LAYOUT.missing(folder, split)
+        raise TIERED.missing(folder, split)
     label, names, groups = _labels(labels, split)
-    LAYOUT.check_classes(split, names, labels)  # before minutes are spent on decoding
+    TIERED.check_classes(split, names, labels)  # before minutes are spent on decoding
     images = _from_png(png) if where == png else _from_npz(npz)
     if len(images) != len(label):
         raise ValueError(
             f"expected as many images as labels, found {len(images)} in {where} and {len(label)} "
             f"in {labels}; to fix it fetch both again"
         )
-    return LAYOUT.pool(split, images, label, names, where, groups)
+    return TIERED.pool(split, images, label, names, where, groups)
 
 
 def _labels(path: Path, split: Split) -> tuple[Tensor, list[str], tuple[Tensor, list[str]] | None]:
     """The label of each image, the names of the classes, and their categories where known."""
     content = read_pickle(path)
     if isinstance(content, dict) and "labels" in content:
-        label, distinct = numbered(content["labels"], len(content["labels"]), path)
+        label, distinct = number_labels(content["labels"], len(content["labels"]), path)
         return label, [f"class {k}" for k in distinct], None
-    numbers, texts, general, categories = entries(
+    numbers, texts, general, categories = pickled_entries(
         content,
         ("label_specific", "label_specific_str", "label_general", "label_general_str"),
         path,
     )
-    label, distinct = numbered(numbers, len(numbers), path)
+    label, distinct = number_labels(numbers, len(numbers), path)
     if distinct != [*range(len(texts))]:
         raise ValueError(
             f"{path}: expected the labels 0, 1, ... with one name in label_specific_str each, "
@@ -116,29 +108,30 @@ def _from_png(path: Path) -> Tensor:
             # Each is let go as soon as it is decoded.
             data, files[row] = files[row], None
             try:
-                yield _decoded(data)[None]
+                yield _decode_png(data)[None]
             except BadImage as error:
                 bad.append(f"number {row} ({error})")
-                yield np.zeros((1, LAYOUT.side, LAYOUT.side, 3), np.uint8)
+                yield np.zeros((1, TIERED.side, TIERED.side, 3), np.uint8)
 
-    images = from_rows(decoded(), len(files), LAYOUT.side)
+    images = from_rows(decoded(), len(files), TIERED.side)
     if bad:
         raise ValueError(
-            f"{path}: {len(bad)} of {len(files)} images cannot be read: {named(bad)}; fetch it "
+            f"{path}: {len(bad)} of {len(files)} images cannot be read: {join_names(bad)}; fetch "
+            "it "
             "again"
         )
     return images
 
 
-def _decoded(data: Any) -> np.ndarray:
+def _decode_png(data: Any) -> np.ndarray:
     """One PNG file as uint8 (84, 84, 3); OpenCV hands them over as arrays (n, 1)."""
     if isinstance(data, np.ndarray) and data.dtype == np.uint8:
         data = data.tobytes()
     if not isinstance(data, bytes):  # bytes(10**10) would be ten gigabytes
         raise BadImage(f"expected the bytes of a PNG file, found a {type(data).__name__}")
     with open_image(io.BytesIO(data), ("PNG",)) as opened:
-        if opened.size != (LAYOUT.side, LAYOUT.side):
-            raise BadImage(f"expected {LAYOUT.side}x{LAYOUT.side} pixels, got {opened.size}")
+        if opened.size != (TIERED.side, TIERED.side):
+            raise BadImage(f"expected {TIERED.side}x{TIERED.side} pixels, got {opened.size}")
         return np.asarray(opened.convert("RGB"))
 
 
@@ -152,19 +145,19 @@ def _from_npz(path: Path) -> Tensor:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }[version]
             shape, fortran, kind = header(file)
-            check_rows(shape, "column-major" if fortran else kind, LAYOUT.side, path)
+            check_rows(shape, "column-major" if fortran else kind, TIERED.side, path)
 
             def parts() -> Iterator[np.ndarray]:
-                size = LAYOUT.side * LAYOUT.side * 3
+                size = TIERED.side * TIERED.side * 3
                 for start in range(0, shape[0], ROWS):
                     count = min(ROWS, shape[0] - start)
                     raw = file.read(count * size)
                     if len(raw) < count * size:
                         raise EOFError(f"ends after {start} of {shape[0]} images")
                     rows = np.frombuffer(raw, np.uint8)
-                    yield rows.reshape(count, LAYOUT.side, LAYOUT.side, 3)[..., ::-1]
+                    yield rows.reshape(count, TIERED.side, TIERED.side, 3)[..., ::-1]
 
-            return from_rows(parts(), shape[0], LAYOUT.side)
+            return from_rows(parts(), shape[0], TIERED.side)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged or holds no array `images` ({error}); fetch it again"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.types import Batch, Task
 from ..source import Source, Spec, Splits
-from ..transfer import moved
+from ..transfer import to_device
 
 
 class SineGroups(Source):
@@ -61,7 +61,7 @@ class SineGroups(Source):
         phase = math.pi * uniform(n, 1, 1)
         x = 10 * uniform(n, self.shot + self.queries, 1) - 5
         y = amplitude * torch.sin(x - phase)
-        x, y = moved([x.to(self.dtype), y.to(self.dtype)], self.device)
+        x, y = to_device([x.to(self.dtype), y.to(self.dtype)], self.device)
         return Task(
             Batch(x[:, : self.shot], y[:, : self.shot]), Batch(x[:, self.shot :], y[:, self.shot :])
         )
