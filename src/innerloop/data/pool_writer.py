@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
+from .cache import expand
 from .mapped import DTYPES
 from .source import PARTS
 from .validate import join_names
@@ -42,7 +43,7 @@ class PoolWriter:
     """
 
     def __init__(self, out: Path | str, *, name: str | None = None) -> None:
-        self.out = Path(out).expanduser().absolute()
+        self.out = expand(out).absolute()
         self.name = name or self.out.name
         self._draft = self.out.with_name(f".{self.out.name}.{os.getpid()}.part")
         self._labels = array("q")

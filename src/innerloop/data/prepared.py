@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .cache import DAMAGED, expand
 from .images.episodes import Augment, Rotate
 from .mapped import MappedRows
 from .pool import ClassPool
@@ -105,7 +106,7 @@ def open_prepared(root: Path | str) -> PreparedSet:
     Raises FileNotFoundError when a file is missing, ValueError when one is damaged, when they do
     not fit each other, and when the images are not those that were written.
     """
-    root = Path(root).expanduser()
+    root = expand(root)
     names = _names(root)
     images = MappedRows(root / IMAGES)
     size = (root / IMAGES).stat().st_size
@@ -118,7 +119,7 @@ def open_prepared(root: Path | str) -> PreparedSet:
         images=images,
         label=_labels(root / LABELS, len(images)),
         class_names=names["class_names"],
-        class_group=torch.tensor(names["class_group"]),
+        class_group=torch.tensor(names["class_group"], device="cpu"),
         group_names=names["group_names"],
     )
     empty = [name for name, n in zip(pool.class_names, pool.counts.tolist(), strict=True) if not n]
@@ -140,20 +141,38 @@ def _names(root: Path) -> dict[str, Any]:
         )
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-        if names["innerloop"] != VERSION:
-            raise ValueError(f"version {names['innerloop']}, this one reads {VERSION}")
-        classes = len(names["class_names"])
-        for key in ("class_group", "class_split"):
-            if names[key] is not None and len(names[key]) != classes:
-                raise ValueError(f"{len(names[key])} entries of {key} for {classes} classes")
-        unknown = set(names["class_split"] or []) - set(PARTS)
-        if unknown:
-            raise ValueError(f"unknown splits {join_names(sorted(map(str, unknown)))}")
-        return {**names, "name": str(names["name"]), "bytes": int(names["bytes"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged or something else ({type(error).__name__}: {error}); {_AGAIN}"
-        ) from error
+        _check_names(names)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or something else ({error}); {_AGAIN}") from error
+    return names
+
+
+def _check_names(names: Any) -> None:
+    """Raises ValueError unless this is what `PoolWriter` writes to classes.json."""
+    if not isinstance(names, dict) or names.get("innerloop") != VERSION:
+        got = names.get("innerloop") if isinstance(names, dict) else type(names).__name__
+        raise ValueError(f"expected a table of version {VERSION}, got {got!r:.80}")
+    kinds: dict[str, type] = {"name": str, "bytes": int}
+    lists = {"class_names": str, "group_names": str, "class_group": int}
+    if names.get("class_split") is not None:
+        lists["class_split"] = str
+    for key, kind in kinds.items():
+        if type(names.get(key)) is not kind:
+            raise ValueError(f"expected {key} of type {kind.__name__}, got {names.get(key)!r:.80}")
+    for key, kind in lists.items():
+        found = names.get(key)
+        if not isinstance(found, list) or not found or {*map(type, found)} != {kind}:
+            raise ValueError(f"expected {key} to be a list of {kind.__name__}, got {found!r:.80}")
+    classes, groups = len(names["class_names"]), len(names["group_names"])
+    for key in ("class_group", "class_split"):
+        if key in lists and len(names[key]) != classes:
+            raise ValueError(f"{len(names[key])} entries of {key} for {classes} classes")
+    if not 0 <= min(names["class_group"]) <= max(names["class_group"]) < groups:
+        raise ValueError(f"entries of class_group are not all in 0..{groups - 1}")
+    unknown = set(names.get("class_split") or []) - set(PARTS)
+    if unknown:
+        raise ValueError(f"unknown splits {join_names(sorted(unknown))}")
+    names.setdefault("class_split", None)
 
 
 def _labels(path: Path, n: int) -> torch.Tensor:
@@ -162,7 +181,7 @@ def _labels(path: Path, n: int) -> torch.Tensor:
         raise FileNotFoundError(f"no label file {path}; {_AGAIN}")
     try:
         label = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged or not an .npy file ({error}); {_AGAIN}") from error
     if not isinstance(label, np.ndarray) or label.dtype != np.int64 or label.shape != (n,):
         got = f"{label.dtype} {label.shape}" if isinstance(label, np.ndarray) else "an archive"

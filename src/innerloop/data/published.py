@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .cache import data_folder
+from .cache import data_folder, expand
 from .images.episodes import Augment
 from .pool import ClassPool
 from .pool_writer import PoolWriter
@@ -154,7 +154,7 @@ def _registered(dataset: Dataset) -> Registered:
 
 
 def _folder(facts: PublishedSet, root: Path | str | None) -> Path:
-    return data_folder() / facts.name if root is None else Path(root).expanduser()
+    return data_folder() / facts.name if root is None else expand(root)
 
 
 def _partial(facts: PublishedSet, images: int) -> str:

@@ -98,7 +98,7 @@ def split_classes(
     """Classes (or whole groups) shuffled by `seed` and cut at the fractions."""
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
-    units = pool.class_group.unique() if by_group else torch.arange(pool.n_classes)
+    units = pool.class_group.unique() if by_group else torch.arange(pool.n_classes, device="cpu")
     many = "groups" if by_group else "classes"
     n = len(units)
     test, validation = max(1, round(n * fractions[2])), max(1, round(n * fractions[1]))
@@ -107,7 +107,7 @@ def split_classes(
             f"{n} {many} shared out by {fractions} leave none for training; at least 3 are needed, "
             "or make the folders train, val and test yourself"
         )
-    order = units[torch.randperm(n, generator=generator(seed, "folder", "split"))]
+    order = units[torch.randperm(n, generator=generator(seed, "folder", "split"), device="cpu")]
     parts: dict[str, torch.Tensor] = {
         "train": order[: n - test - validation],
         "validation": order[n - test - validation : n - test],

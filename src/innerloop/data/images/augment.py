@@ -27,10 +27,10 @@ def flip_shift(images: Tensor, generator: torch.Generator, reach: int | None = N
     """
     b, c, h, w = images.shape
     reach = min(h, w) // 8 if reach is None else reach
-    moves = torch.randint(-reach, reach + 1, (2, b, 1), generator=generator)
-    mirror = torch.randint(0, 2, (b, 1), generator=generator).bool()
-    row = (torch.arange(h) + moves[0]).clamp_(0, h - 1).mul_(w)
-    column = (torch.arange(w) + moves[1]).clamp_(0, w - 1)
+    moves = torch.randint(-reach, reach + 1, (2, b, 1), generator=generator, device="cpu")
+    mirror = torch.randint(0, 2, (b, 1), generator=generator, device="cpu").bool()
+    row = (torch.arange(h, device="cpu") + moves[0]).clamp_(0, h - 1).mul_(w)
+    column = (torch.arange(w, device="cpu") + moves[1]).clamp_(0, w - 1)
     column = torch.where(mirror, w - 1 - column, column)
     row, column = to_device([row, column], images.device)
     out = torch.empty((b, c, h * w), dtype=images.dtype, device=images.device)

@@ -116,10 +116,10 @@ class Episodes(Source):
         classes = self._draw_classes(generator, n)
         picked = distinct(self.pool.counts[classes], self.shot + self.queries, generator)
         rows = self.pool.rows[self.pool.starts[classes].unsqueeze(-1) + picked]
-        order = torch.rand(2, n, self.way, generator=generator).argsort(-1)
-        turns = torch.zeros(n, self.way, dtype=torch.int64)
+        order = torch.rand(2, n, self.way, generator=generator, device="cpu").argsort(-1)
+        turns = torch.zeros(n, self.way, dtype=torch.int64, device="cpu")
         if self.rotate == "augment":
-            turns = torch.randint(0, 4, (n, self.way), generator=generator)
+            turns = torch.randint(0, 4, (n, self.way), generator=generator, device="cpu")
         return Draw(
             classes,
             *_in_class_order(rows[..., : self.shot], order[0]),
@@ -159,9 +159,11 @@ class Episodes(Source):
 
     def _draw_classes(self, generator: torch.Generator, n: int) -> Tensor:
         if not self.within_group:
-            size = torch.full((n,), self.pool.n_classes)
+            size = torch.full((n,), self.pool.n_classes, device="cpu")
             return distinct(size, self.way, generator)
-        group = self._groups[torch.randint(len(self._groups), (n,), generator=generator)]
+        group = self._groups[
+            torch.randint(len(self._groups), (n,), generator=generator, device="cpu")
+        ]
         within = distinct(self._group_size[group], self.way, generator)
         return self._members[self._group_start[group].unsqueeze(-1) + within]
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..cache import expand
 from ..pool import ClassPool
 from ..pool_writer import CLASSES
 from ..source import PARTS, Splits
@@ -68,7 +69,7 @@ def folder(
     """
     if root == "":
         raise ValueError("root is empty: say where your images are, --data.root DIR")
-    root = Path(root).expanduser()
+    root = expand(root)
     if (root / CLASSES).is_file():
         raise ValueError(
             f"{root} is a prepared data set, not a folder of images; use --data prepared "
@@ -119,7 +120,7 @@ def read_folder(
     Classes come in the order of their names. Raises as `folder`; with `skip_bad` unreadable files,
     and classes left without any, are left out and listed in `skipped`.
     """
-    classes = class_folders(Path(root).expanduser())
+    classes = class_folders(expand(root))
     skipped = Skipped() if skipped is None else skipped
     images: list[torch.Tensor] = []
     labels: list[int] = []
@@ -132,9 +133,9 @@ def read_folder(
     groups = sorted({item.group for item in kept})
     return ClassPool(
         images=torch.cat(images),
-        label=torch.tensor(labels),
+        label=torch.tensor(labels, device="cpu"),
         class_names=[item.name for item in kept],
-        class_group=torch.tensor([groups.index(item.group) for item in kept]),
+        class_group=torch.tensor([groups.index(item.group) for item in kept], device="cpu"),
         group_names=groups,
     )
 

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cache import expand
 from ..download import Progress
 from ..pool_writer import IMAGES, PoolWriter
 from ..splits import Skipped
@@ -54,7 +55,7 @@ def prepare_folder(
     Raises FileNotFoundError for a missing folder, FileExistsError when `out` is there, ValueError
     for everything else, such as a class that is in two splits or a disk without room.
     """
-    root, out = Path(root).expanduser(), Path(out).expanduser()
+    root, out = expand(root), expand(out)
     places = split_folders(root)
     parts: list[tuple[str | None, list[ClassFolder]]] = (
         [(None, class_folders(root))]

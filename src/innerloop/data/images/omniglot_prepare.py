@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cache import write_npz
+from ..cache import expand, write_npz
 from ..download import Progress, fetch, file_sha256
 from .omniglot_files import (
     N_BACKGROUND,
@@ -91,7 +91,7 @@ def prepare_omniglot(
 
     Raises FileNotFoundError, ConnectionError or ValueError; see `fetch` and `read_drawings`.
     """
-    out = Path(out).expanduser()
+    out = expand(out)
     out = out if out.suffix == ".npz" else out / PREPARED
     if source is None:
         where = out.parent
@@ -101,7 +101,7 @@ def prepare_omniglot(
         archives = [where / name for name in urls if name != RUNS]
         runs = where / RUNS if RUNS in urls else None
     else:
-        where = Path(source).expanduser()
+        where = expand(source)
         prepared = where if where.suffix == ".npz" else where / PREPARED
         archives, runs = find_archives(where), find_runs(where)
         if not archives and prepared.is_file():

@@ -88,6 +88,8 @@ def _from_folders(data: Path, listed: Path, split: Split) -> ClassPool:
         )
     files = [sorted(p for p in (data / name).iterdir() if is_image(p)) for name in names]
     paths = [path for members in files for path in members]
-    label = torch.arange(len(names)).repeat_interleave(torch.tensor([*map(len, files)]))
+    label = torch.arange(len(names), device="cpu").repeat_interleave(
+        torch.tensor([*map(len, files)], device="cpu")
+    )
     CIFAR_FS.check_classes(split, names, listed)
     return CIFAR_FS.pool(split, from_files(paths, CIFAR_FS.side), label, names, listed)

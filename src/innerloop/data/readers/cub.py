@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache import expand
 from ..images.files import BadImage, read_image
 from ..pool import ClassPool
 from ..validate import join_names
@@ -68,11 +69,11 @@ def read_cub(
             )
         parts = chen_split(list(birds.classes.values()))
     else:
-        parts = _listed(Path(split_file).expanduser(), set(birds.classes.values()))
+        parts = _listed(expand(split_file), set(birds.classes.values()))
     names = parts[split]
     place = {name: k for k, name in enumerate(names)}
     chosen = [image for image in birds.images if birds.classes[image[1]] in place]
-    label = torch.tensor([place[birds.classes[number]] for _, number, _ in chosen])
+    label = torch.tensor([place[birds.classes[number]] for _, number, _ in chosen], device="cpu")
     empty = sorted(set(names) - {birds.classes[number] for _, number, _ in chosen})
     if empty:
         raise ValueError(
@@ -80,7 +81,9 @@ def read_cub(
             f"{len(empty)}: {join_names(empty)}"
         )
     images = _photographs(chosen, size, crop)
-    return ClassPool(images, label, names, torch.zeros(len(names), dtype=torch.int64), ["all"])
+    return ClassPool(
+        images, label, names, torch.zeros(len(names), dtype=torch.int64, device="cpu"), ["all"]
+    )
 
 
 def chen_split(names: list[str]) -> dict[Split, list[str]]:
@@ -146,7 +149,7 @@ def _listed(path: Path, known: set[str]) -> dict[Split, list[str]]:
         raise FileNotFoundError(f"no split file {path}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     lists: dict[Split, list[str]] = {}
     for split in SPLITS:
@@ -171,7 +174,7 @@ def _listed(path: Path, known: set[str]) -> dict[Split, list[str]]:
 def _photographs(
     chosen: list[tuple[Path, int, tuple[float, ...]]], size: int, crop: bool
 ) -> Tensor:
-    images = torch.empty(len(chosen), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(chosen), 3, size, size, dtype=torch.uint8, device="cpu")
     bad: list[str] = []
     for row, (path, _, box) in enumerate(chosen):
         try:

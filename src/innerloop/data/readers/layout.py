@@ -35,6 +35,30 @@ def pickled_entries(content: Any, keys: Sequence[str], path: Path) -> list[Any]:
     return [known[key] for key in keys]
 
 
+def as_list(value: Any, what: str, path: Path) -> list[Any]:
+    """A list, tuple or array (N,) of a pickle as a list. Raises ValueError for anything else."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    raise ValueError(
+        f"{path}: expected {what} to be a list, found a {type(value).__name__}; it is not one of "
+        "the published files"
+    )
+
+
+def as_numbers(value: Any, what: str, path: Path) -> Tensor:
+    """A list or array (N,) of whole numbers as int64 (N,). Raises ValueError for anything else."""
+    numbers = as_list(value, what, path)
+    wrong = [n for n in numbers if type(n) is not int or not -(2**63) <= n < 2**63]
+    if wrong:
+        raise ValueError(
+            f"{path}: expected whole numbers as {what}, found {wrong[0]!r:.80}; it is not one of "
+            "the published files"
+        )
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
 def number_labels(labels: Any, count: int, path: Path) -> tuple[Tensor, list[Any]]:
     """One label per image, as int64 (count,) into the sorted distinct labels, which come second."""
     try:
@@ -69,7 +93,7 @@ def check_rows(shape: Sequence[int], kind: Any, side: int, path: Path) -> None:
 
 def from_rows(parts: Iterable[np.ndarray], count: int, side: int) -> Tensor:
     """Parts (n, side, side, 3) of `count` images, one after another into (count, 3, side, side)."""
-    images = torch.empty(count, 3, side, side, dtype=torch.uint8)
+    images = _empty_images(count, side)
     done = 0
     for part in parts:
         # A copy, because torch takes no array that cannot be written to.
@@ -90,11 +114,22 @@ def from_files(paths: Sequence[Path], side: int) -> Tensor:
             f"expected {len(paths)} image files, found {len(paths) - len(absent)}; "
             f"{join_names(map(str, absent))} are not there, to fix it fetch them again"
         )
-    images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
+    images = _empty_images(len(paths), side)
     bad = [str(error) for error in _read_into(images, paths, side)]
     if bad:
         raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read: {join_names(bad)}")
     return images
+
+
+def _empty_images(count: int, side: int) -> Tensor:
+    """Room for images. Raises ValueError when memory has none."""
+    try:
+        return torch.empty(count, 3, side, side, dtype=torch.uint8, device="cpu")
+    except RuntimeError as error:
+        raise ValueError(
+            f"{count} images of {side} x {side} pixels take {count * 3 * side**2 / 1e9:.1f} GB, "
+            "more than there is; prepare them on a larger machine with prepare_published"
+        ) from error
 
 
 def _read_into(images: Tensor, paths: Sequence[Path], side: int) -> Iterator[BadImage]:

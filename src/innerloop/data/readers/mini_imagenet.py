@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..pool import ClassPool
 from ..validate import join_names
-from .layout import from_array, from_files, number_labels, pickled_entries
+from .layout import as_numbers, from_array, from_files, number_labels, pickled_entries
 from .registry import SHORT, PublishedSet, Split, dataset
 from .unpickle import read_pickle
 
@@ -85,7 +85,7 @@ def _from_cache(path: Path, split: Split) -> ClassPool:
         )
     by_name = {_text(name): rows for name, rows in members.items()}
     names = sorted(by_name)
-    label = torch.full((len(images),), -1)
+    label = torch.full((len(images),), -1, device="cpu")
     for k, name in enumerate(names):
         label[_rows(by_name[name], len(images), name, path)] = k
     left = int((label < 0).sum())
@@ -95,8 +95,8 @@ def _from_cache(path: Path, split: Split) -> ClassPool:
 
 
 def _rows(rows: Any, count: int, name: str, path: Path) -> Tensor:
-    index = torch.as_tensor(rows, dtype=torch.int64)
-    if index.ndim != 1 or bool(((index < 0) | (index >= count)).any()):
+    index = as_numbers(rows, f"image numbers of class {name}", path)
+    if bool(((index < 0) | (index >= count)).any()):
         raise ValueError(f"{path}: the image numbers of class {name} are not all in 0..{count - 1}")
     return index
 
@@ -106,8 +106,11 @@ def _text(name: Any) -> str:
 
 
 def _from_csv(path: Path, split: Split) -> ClassPool:
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in csv.reader(file) if line]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged or not a table ({error}); fetch it again") from error
     if not lines or [word.strip() for word in lines[0]] != ["filename", "label"]:
         raise ValueError(
             f"{path}: expected the first line `filename,label`, found "
@@ -121,7 +124,7 @@ def _from_csv(path: Path, split: Split) -> ClassPool:
         )
     names = sorted({name for _, name in rows})
     index = {name: k for k, name in enumerate(names)}
-    label = torch.tensor([index[name] for _, name in rows], dtype=torch.int64)
+    label = torch.tensor([index[name] for _, name in rows], dtype=torch.int64, device="cpu")
     MINI.check_classes(split, names, path)  # before minutes are spent on decoding
     images = from_files([path.parent / "images" / file for file, _ in rows], MINI.side)
     return MINI.pool(split, images, label, names, path)

@@ -15,6 +15,7 @@ from typing import Concatenate, Literal, NamedTuple, ParamSpec, get_args
 import torch
 from torch import Tensor
 
+from ..cache import expand
 from ..pool import ClassPool
 from ..validate import join_names
 
@@ -81,7 +82,10 @@ class PublishedSet:
                 f"{where}: expected images of every class, found none of {len(empty)} classes: "
                 f"{join_names(empty)}; to fix it fetch the files again"
             )
-        group, group_names = groups or (torch.zeros(len(class_names), dtype=torch.int64), ["all"])
+        group, group_names = groups or (
+            torch.zeros(len(class_names), dtype=torch.int64, device="cpu"),
+            ["all"],
+        )
         return ClassPool(images, label, list(class_names), group, list(group_names))
 
 
@@ -122,7 +126,7 @@ def dataset(
         ) -> ClassPool:
             if split not in SPLITS:
                 raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-            return read(Path(folder).expanduser(), split, *more, **options)
+            return read(expand(folder), split, *more, **options)
 
         DATASETS[facts.name] = Registered(facts, checked)
         return checked

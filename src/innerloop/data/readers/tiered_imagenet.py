@@ -8,6 +8,7 @@ Source: Ren et al. 2018.
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cache import DAMAGED
 from ..images.files import BadImage, open_image
 from ..pool import ClassPool
 from ..validate import join_names
-from .layout import ROWS, check_rows, from_rows, number_labels, pickled_entries
+from .layout import ROWS, as_list, as_numbers, check_rows, from_rows, number_labels, pickled_entries
 from .registry import SHORT, PublishedSet, Split, dataset
 from .unpickle import read_pickle
 
@@ -38,6 +40,10 @@ TIERED = PublishedSet(
     ),
     origin="renmengye/few-shot-ssl-public; npz files also with kjunelee/MetaOptNet",
 )
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataset(TIERED)
@@ -76,14 +82,17 @@ def _labels(path: Path, split: Split) -> tuple[Tensor, list[str], tuple[Tensor, 
     """The label of each image, the names of the classes, and their categories where known."""
     content = read_pickle(path)
     if isinstance(content, dict) and "labels" in content:
-        label, distinct = number_labels(content["labels"], len(content["labels"]), path)
+        found = as_list(content["labels"], "labels", path)
+        label, distinct = number_labels(found, len(found), path)
         return label, [f"class {k}" for k in distinct], None
     numbers, texts, general, categories = pickled_entries(
         content,
         ("label_specific", "label_specific_str", "label_general", "label_general_str"),
         path,
     )
-    label, distinct = number_labels(numbers, len(numbers), path)
+    texts = as_list(texts, "label_specific_str", path)
+    categories = as_list(categories, "label_general_str", path)
+    label, distinct = number_labels(as_list(numbers, "label_specific", path), len(numbers), path)
     if distinct != [*range(len(texts))]:
         raise ValueError(
             f"{path}: expected the labels 0, 1, ... with one name in label_specific_str each, "
@@ -117,8 +126,7 @@ def _from_png(path: Path) -> Tensor:
     if bad:
         raise ValueError(
             f"{path}: {len(bad)} of {len(files)} images cannot be read: {join_names(bad)}; fetch "
-            "it "
-            "again"
+            "it again"
         )
     return images
 
@@ -137,41 +145,56 @@ def _decode_png(data: Any) -> np.ndarray:
 
 def _from_npz(path: Path) -> Tensor:
     """The array `images`, read part by part: unpacked whole it would be there twice."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
-            version = np.lib.format.read_magic(file)
-            header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, kind = header(file)
-            check_rows(shape, "column-major" if fortran else kind, TIERED.side, path)
+    with path.open("rb") as raw:
+        try:
+            archive = zipfile.ZipFile(raw)
+            file = archive.open("images.npy")
+            shape, fortran, kind = _HEADERS[np.lib.format.read_magic(file)](file)
+        except DAMAGED as error:
+            raise ValueError(
+                f"{path} is damaged or holds no array `images` ({error}); fetch it again"
+            ) from error
+        check_rows(shape, "column-major" if fortran else kind, TIERED.side, path)
+        _check_room(shape[0], archive.getinfo("images.npy").file_size, path)
 
-            def parts() -> Iterator[np.ndarray]:
-                size = TIERED.side * TIERED.side * 3
-                for start in range(0, shape[0], ROWS):
-                    count = min(ROWS, shape[0] - start)
-                    raw = file.read(count * size)
-                    if len(raw) < count * size:
-                        raise EOFError(f"ends after {start} of {shape[0]} images")
-                    rows = np.frombuffer(raw, np.uint8)
-                    yield rows.reshape(count, TIERED.side, TIERED.side, 3)[..., ::-1]
+        def parts() -> Iterator[np.ndarray]:
+            size = TIERED.side * TIERED.side * 3
+            for start in range(0, shape[0], ROWS):
+                count = min(ROWS, shape[0] - start)
+                content = file.read(count * size)
+                if len(content) < count * size:
+                    raise EOFError(f"ends after {start} of {shape[0]} images")
+                rows = np.frombuffer(content, np.uint8)
+                yield rows.reshape(count, TIERED.side, TIERED.side, 3)[..., ::-1]
 
+        try:
             return from_rows(parts(), shape[0], TIERED.side)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _check_room(count: int, unpacked: int, path: Path) -> None:
+    """Raises ValueError unless so many images can be in this file at all.
+
+    What an entry of a zip says of its own size is checked as well: deflate makes 1 byte of at most
+    1032.
+    """
+    size = count * TIERED.side * TIERED.side * 3
+    if not size <= unpacked <= 1032 * path.stat().st_size:
         raise ValueError(
-            f"{path} is damaged or holds no array `images` ({error}); fetch it again"
-        ) from error
+            f"{path} is damaged: {count} images of {size} bytes are announced, the file of "
+            f"{path.stat().st_size} bytes cannot hold them; fetch it again"
+        )
 
 
 def _groups(general: Any, label: Tensor, classes: int, categories: Any, path: Path) -> Tensor:
     """The category of each class, int64 (classes,)."""
-    numbers = torch.as_tensor(np.array(general), dtype=torch.int64)
+    numbers = as_numbers(general, "label_general", path)
     if numbers.shape != label.shape:
         raise ValueError(
             f"{path}: expected one category per image, found {numbers.shape} for {label.shape}"
         )
-    group = torch.zeros(classes, dtype=torch.int64)
+    group = torch.zeros(classes, dtype=torch.int64, device="cpu")
     group[label] = numbers
     torn = int((group[label] != numbers).sum())
     if torn or not 0 <= int(group.min()) <= int(group.max()) < len(categories):

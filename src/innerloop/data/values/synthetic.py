@@ -171,7 +171,7 @@ class LinearGaussian(Source):
         }
 
     def _normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         return to_device([drawn.to(self.mean.dtype)], self.mean.device)[0]
 
 
@@ -179,7 +179,9 @@ def _uniform(
     bounds: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
     low, high = bounds
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return low + (high - low) * torch.rand(
+        shape, generator=generator, dtype=torch.float64, device="cpu"
+    )
 
 
 def _check_sizes(shot: int, queries: int) -> None:
