@@ -1,21 +1,38 @@
-"""The data between the pieces. Every tensor of a task batch has a leading task axis T."""
+"""The data between the pieces. Every tensor of a task batch has a leading task axis T.
+
+Inputs, labels and outputs are tensors or trees of tensors (dictionaries, tuples, lists); each leaf
+is (T, n, ...). The helpers below are the one place that knows how to walk such a tree.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 Params = dict[str, Tensor]
 """A flat dictionary of tensors in one canonical order: the order of `named_parameters()`."""
 
+Tree = Any
+"""A tensor, or a dictionary, tuple or list of trees."""
+
+T = TypeVar("T")
+
 
 class Batch(NamedTuple):
-    """Labelled examples of T tasks: `x` of shape (T, n, ...), `y` of shape (T, n, ...)."""
+    """Labelled examples of T tasks: `x` and `y` of shape (T, n, ...), or trees of such tensors.
 
-    x: Tensor
-    y: Tensor
+    `weight` (T, n) says how much each example counts in losses and metrics, which are then means
+    weighted by it; None counts them alike.
+    """
+
+    x: Tree
+    y: Tree
+    weight: Tensor | None = None
 
 
 class Task(NamedTuple):
@@ -29,7 +46,7 @@ class Task(NamedTuple):
 class MetaGradient:
     """What an estimator returns.
 
-    `loss` is the mean query loss over tasks (scalar), `grads` the gradient of it in the canonical
+    `loss` is the mean outer loss over tasks (scalar), `grads` the gradient of it in the canonical
     order of the meta-parameters, `stats` what was seen on the way, one value per task: (T,).
     `memory` is the solver state that outlives the tasks, for solvers that keep one.
     """
@@ -38,3 +55,92 @@ class MetaGradient:
     grads: Params
     stats: dict[str, Tensor]
     memory: Params = field(default_factory=dict)
+
+
+def leaf(tree: Tree) -> Tensor:
+    """The first tensor of a tree: shapes of axes that all leaves share are read from it."""
+    if isinstance(tree, Tensor):
+        return tree
+    return next(v for v in tree_leaves(tree) if isinstance(v, Tensor))
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """All tensors of a tree, in its order. By hand: a flat walk is what every step can afford."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if tree is None:
+        return []
+    if isinstance(tree, tuple | list):
+        return [v for part in tree for v in ((part,) if isinstance(part, Tensor) else leaves(part))]
+    return [v for v in tree_leaves(tree) if isinstance(v, Tensor)]
+
+
+def mapped(function: Callable[[Tensor], Any], tree: T) -> T:
+    """The same tree with `function` applied to each tensor; anything else stays as it is."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    changed: T = tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, tree)
+    return changed
+
+
+def count(tree: Tree) -> int:
+    """The number T of tasks that a tree of (T, ...) tensors holds."""
+    return len(leaf(tree))
+
+
+def examples(batch: Batch) -> int:
+    """The number n of examples that each task of a batch holds."""
+    return leaf(batch.x).shape[1]
+
+
+def rows(tree: T, chosen: slice | Tensor) -> T:
+    """The chosen tasks of a tree of (T, ...) tensors: views for a slice, copies for an index."""
+    return mapped(lambda v: v[chosen], tree)
+
+
+def columns(tree: T, chosen: slice | Tensor) -> T:
+    """The chosen examples, the same ones of every task, of a tree of (T, n, ...) tensors."""
+    return mapped(lambda v: v[:, chosen], tree)
+
+
+def to(tree: T, where: torch.device | torch.dtype | str) -> T:
+    """The tree on a device, or its floating-point tensors in a type."""
+    if isinstance(where, torch.dtype):
+        return mapped(lambda v: v.to(where) if v.is_floating_point() else v, tree)
+    return mapped(lambda v: v.to(where), tree)
+
+
+def stack(trees: Sequence[T]) -> T:
+    """Trees of single tasks, leaves (n, ...), as one tree with a task axis: (T, n, ...)."""
+    return _together(trees, torch.stack)
+
+
+def concat(trees: Sequence[T], axis: int = 0) -> T:
+    """Trees joined along an axis: 0 joins tasks, 1 joins examples."""
+    if len(trees) == 1:
+        return trees[0]
+    return _together(trees, lambda parts: torch.cat(parts, axis))
+
+
+def shapes(tree: Tree) -> tuple[Any, ...]:
+    """What must agree for trees to be stacked: their structure, shapes and types."""
+    return _structure(tree), tuple((v.shape, v.dtype) for v in leaves(tree))
+
+
+def _structure(tree: Tree) -> Any:
+    """None for a tensor; for a tuple those of its parts; else a text that tells trees apart."""
+    if isinstance(tree, Tensor):
+        return None
+    if isinstance(tree, tuple):
+        return tuple(_structure(part) for part in tree)
+    return str(tree_flatten(tree)[1])
+
+
+def _together(trees: Sequence[T], join: Callable[[list[Tensor]], Tensor]) -> T:
+    flat = [tree_flatten(tree) for tree in trees]
+    joined = [
+        join(list(parts)) if isinstance(parts[0], Tensor) else parts[0]
+        for parts in zip(*(values for values, _ in flat), strict=True)
+    ]
+    result: T = tree_unflatten(joined, flat[0][1])
+    return result
