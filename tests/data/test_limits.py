@@ -320,7 +320,7 @@ def test_sources_draw_the_same_under_another_default_device(tmp_path, monkeypatc
         rows = torch.zeros(3, dtype=torch.int64, device="cpu")
         strokes = variants(outlined, rows, generator(0))
         return {"strokes": [strokes]} | {
-            name: [*source.sample(generator(0, name), 3).support]
+            name: [*source.sample(generator(0, name), 3).support[:2]]
             for name, source in sources.items()
         }
 

@@ -68,7 +68,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as opened:
                 if not isinstance(opened, np.lib.npyio.NpzFile):
                     raise ValueError("a single array")
-                size = sum(info.file_size for info in opened.zip.infolist())
+                with zipfile.ZipFile(path) as archive:
+                    size = sum(info.file_size for info in archive.infolist())
                 if size > MOST_BYTES:
                     raise ValueError(f"it unpacks to {size} bytes, at most {MOST_BYTES} are read")
                 return {key: opened[key] for key in opened.files}

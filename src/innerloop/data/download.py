@@ -48,8 +48,8 @@ def fetch(
         path.chmod(0o644)  # it was a temporary file, which only its owner can read
     except requests.HTTPError as error:
         raise ConnectionError(
-            f"{url}: the server answers {error.response.status_code} {error.response.reason}; "
-            f"check the address, or fetch the file by other means and put it at {path}"
+            f"{url}: the server answers {error}; check the address, or fetch the file by other "
+            f"means and put it at {path}"
         ) from error
     except requests.RequestException as error:
         raise ConnectionError(

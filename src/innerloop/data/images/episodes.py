@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from ...core import types
 from ...core.types import Batch, Task
 from ..draw import distinct
 from ..mapped import MappedRows
@@ -92,7 +93,7 @@ class Episodes(Source):
     def rows(self, generator: torch.Generator, n: int, first: int, stop: int) -> Task:
         """As `Source.rows`: of the other tasks only the numbers are drawn, no image is read."""
         if self.augment == "flip-shift" and stop - first < n:  # it draws for each image of all
-            return super().rows(generator, n, first, stop)
+            return types.rows(self.sample(generator, n), slice(first, stop))
         draw = Draw(*(part[first:stop] for part in self.draw(generator, n)))
         rows, y = [draw.support_rows, draw.query_rows], [draw.support_y, draw.query_y]
         turns = [draw.turns.gather(1, labels).flatten() for labels in y]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -42,7 +42,7 @@ def is_image(path: Path) -> bool:
 
 
 @contextmanager
-def open_image(file: Path | BinaryIO, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def open_image(file: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """The image in `file`, which must be of one of `formats`; the one place that opens images.
 
     Pillow decodes lazily, so the block is watched as well: whatever a damaged file raises there is
