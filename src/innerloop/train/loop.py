@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from ..core import streams
-from ..core.types import MetaGradient, Task
-from ..data.source import Splits
+from ..core.types import MetaGradient
+from ..data.source import Splits, Tasks
 from .baseline import Trainable
 from .checkpoint import State, badness
 from .execution import apply_engine
@@ -250,7 +250,7 @@ class _Run:
             self.state.step = step + 1
             self.state.seconds += seconds
 
-    def gradient(self, own: Task, progress: float) -> MetaGradient:
+    def gradient(self, own: Tasks, progress: float) -> MetaGradient:
         """The meta-gradient; with it travels what else the ranks must know, a value per task."""
         ready = len(self.window) + 1 >= self.settings.log_every
         notes = unadapted(self.method, self.splits, own) if ready else {}

@@ -8,18 +8,16 @@ import torch
 
 from ..core import streams
 from ..core.types import Params, Task, Tree, mapped
-from ..data.source import Source, Splits
+from ..data.source import Source, Splits, Tasks
 from .baseline import Trainable
 from .ranks import Ranks
 
 
-def unadapted(method: Trainable, splits: Splits, tasks: Task) -> Params:
+def unadapted(method: Trainable, splits: Splits, tasks: Tasks) -> Params:
     """The metric of training tasks without adaptation, (T,); {} where outputs differ."""
     if splits.train.spec != splits.validation.spec:
         return {}
-    metric = method.objective.metric
-    outputs = _at(method.query_outputs(tasks, 0), 0)
-    return {f"{metric.name}_before": metric.value(outputs, tasks.query).float()}
+    return {f"{method.objective.metric.name}_before": _scores(method, tasks, 0)[0].float()}
 
 
 class GivenUp(Exception):
@@ -54,11 +52,9 @@ def validate(
             stopped += 1
             break
         stream = streams.generator(seed, "validation", start)
-        drawn = source.sample(stream, min(batch, tasks - start))
+        drawn = source.tasks(stream, min(batch, tasks - start))
         torch.manual_seed(streams.derive(seed, "validation", start, "step"))
-        outputs = method.query_outputs(drawn, steps)
-        for row, step in enumerate((0, -1)):
-            values[row, start : start + batch] = metric.value(_at(outputs, step), drawn.query)
+        values[:, start : start + batch] = _scores(method, drawn, steps)
     ranks.add_up(stopped)
     if stopped:
         raise GivenUp
@@ -66,6 +62,14 @@ def validate(
     before, after = values.mean(1).tolist()
     sign = 1.0 if metric.larger_is_better else -1.0
     return {f"{metric.name}_before": before, metric.name: after, "score": sign * after}
+
+
+def _scores(method: Trainable, tasks: Tasks, steps: int | None) -> torch.Tensor:
+    """The metric before and after adaptation, (2, T); tasks of a list one after another."""
+    if not isinstance(tasks, Task):
+        return torch.cat([_scores(method, task, steps) for task in tasks], 1)
+    metric, outputs = method.objective.metric, method.query_outputs(tasks, steps)
+    return torch.stack([metric.value(_at(outputs, step), tasks.query) for step in (0, -1)])
 
 
 def _at(outputs: Tree, step: int) -> Tree:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...core.types import MetaGradient, Params, Task, count, rows
-from ...data.source import Source
+from ...data.source import Source, Tasks
 from .meeting import meet
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -96,10 +96,10 @@ class Ranks:
         self.enough(n)
         return rows(tasks, slice(*self.bounds(n)))
 
-    def draw(self, source: Source, generator: torch.Generator, n: int) -> Task:
+    def draw(self, source: Source, generator: torch.Generator, n: int) -> Tasks:
         """This rank's rows of the `n` tasks that `source` draws. Raises ValueError as `own`."""
         if self.size == 1:
-            return source.sample(generator, n)
+            return source.tasks(generator, n)
         self.enough(n)
         return source.rows(generator, n, *self.bounds(n))
 
