@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..core.files import write_text
 from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
 from ..train.checkpoint import State, best_of, load_weights, weights_of
@@ -61,6 +63,7 @@ def launch(
     holds another run (with it). Nothing is written before everything has been built.
     """
     ranks = ranks or Ranks()
+    config = config.located()
     check_folder(config, run_dir, resume)
     ranks.wait()  # the first one writes only when all have looked
     if config.train.threads:
@@ -69,8 +72,8 @@ def launch(
 
     def describe(record: Record) -> None:
         if record["event"] == "start":
-            _write(run_dir / CONFIG, config.to_yaml())
-            _write(run_dir / TASK, _task(splits))
+            write_text(run_dir / CONFIG, config.to_yaml())
+            write_text(run_dir / TASK, _task(splits))
 
     return train(
         method,
@@ -86,6 +89,13 @@ def launch(
 
 def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
     """Refuse a folder in use, or with `resume` a folder of another run."""
+    try:
+        os.fspath(run_dir).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the name of the folder {os.fspath(run_dir)!r} is not UTF-8, and a run keeps its own "
+            "name in text files; choose another: --run DIR"
+        ) from error
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"{run_dir} is a file; give a folder: --run DIR")
     if not resume:
@@ -95,7 +105,7 @@ def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
                 "--resume, or choose another folder: --run DIR"
             )
         return
-    before = stored(run_dir)
+    before, config = stored(run_dir), config.located()
     changed = [
         f"{path}: {old!r} in {run_dir / CONFIG}, {new!r} now, which is another run: leave it as it "
         "was, or choose another folder: --run DIR"
@@ -179,8 +189,8 @@ def task_spec(run_dir: Path) -> tuple[Spec, int]:
         ]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{run_dir} holds no trained run: {path} is missing") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}"[:300]) from error
 
 
 def _configured(
@@ -207,12 +217,6 @@ def _task(splits: Splits) -> str:
     if splits.auxiliary is not None:
         facts["auxiliary"] = splits.auxiliary.describe()
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".draft-{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _differences(
