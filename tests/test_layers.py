@@ -71,7 +71,7 @@ OUTSIDE: dict[str, set[str]] = {
     "data": {"torch", "numpy", "PIL", "matplotlib"},
     "train": {"torch", "numpy", "safetensors"},
     "evaluate": {"torch", "numpy"},
-    "report": {"torch", "numpy", "PIL", "matplotlib"},
+    "report": {"torch", "numpy", "PIL", "matplotlib", "jinja2"},
     "pictures": {"torch", "numpy", "PIL", "matplotlib", "safetensors"},
     "config": {"torch", "yaml", "pydantic", "pydantic_core"},
     "cli": {"torch", "numpy", "rich", "tyro", "yaml"},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core import streams
 from ..core.types import Batch, Task
 from ..data.source import Source
-from .result import EvaluationResult, Metric
+from .result import EvaluationResult
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def evaluate(
             ENOUGH_TASKS,
         )
     device = device_of(method)
-    metric: Metric = "accuracy" if source.spec.kind == "classification" else "mse"
+    metric = "accuracy" if source.spec.kind == "classification" else "mse"
     digest = hashlib.blake2b(digest_size=16)
     parts: list[np.ndarray] = []
     bad: list[Tensor] = []
@@ -85,6 +85,7 @@ def evaluate(
     _warn_if_not_finite(torch.cat([row[-1] for row in bad]))
     return EvaluationResult(
         metric=metric,
+        larger_is_better=metric == "accuracy",
         values=np.concatenate(parts, axis=1),
         method=dict(method.describe()),
         source=dict(source.describe()),
@@ -139,7 +140,7 @@ def device_of(method: Evaluable) -> torch.device | None:
     return None if parameter is None else parameter.device
 
 
-def score(outputs: Tensor, y: Tensor, metric: Metric) -> Tensor:
+def score(outputs: Tensor, y: Tensor, metric: str) -> Tensor:
     """Scores (S+1, T) of outputs (S+1, T, n, classes, ...) or (S+1, T, n, d) for labels y.
 
     Raises: ValueError if the shapes do not belong together.
