@@ -72,8 +72,8 @@ def launch(
 
     def describe(record: Record) -> None:
         if record["event"] == "start":
-            write_text(run_dir / CONFIG, config.to_yaml())
-            write_text(run_dir / TASK, _task(splits))
+            write_text(run_dir / CONFIG, config.to_yaml(), inside_run=True)
+            write_text(run_dir / TASK, _task(splits), inside_run=True)
 
     return train(
         method,
