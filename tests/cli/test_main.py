@@ -180,7 +180,9 @@ def test_compare_pairs_on_the_same_tasks(
     assert pair["difference"] == pytest.approx(means["run"] - means["other"])
     shown = capsys.readouterr().out
     assert "run - other: " in shown and "no difference shown" in shown
-    assert "…" not in shown and max(map(len, shown.splitlines()[1:6])) <= 80
+    table = shown.partition("mean squared error")[2].splitlines()[1:5]
+    assert "…" not in shown and max(map(len, table)) <= 80
+    assert table[0].split() == ["inner", "steps", "run", "other"]
 
 
 def test_report(run: Path) -> None:
