@@ -12,7 +12,7 @@ import torch
 from innerloop.cli import main
 from innerloop.config import load
 
-FILE = '''
+FILE = """
 import torch
 from torch import nn
 
@@ -29,7 +29,7 @@ def loss(outputs, y):
 
 def tasks(device):
     return Sine(shot=4, queries=3, device=device)
-'''
+"""
 BUDGET = [
     *("--train.iterations", "3", "--train.meta-batch", "2", "--train.validate-tasks", "2"),
     *("--train.device", "cpu", "--evaluate.steps", "2", "--evaluate.tasks", "5"),

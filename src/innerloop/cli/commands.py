@@ -1,7 +1,6 @@
 """The commands. Each is a typed dataclass whose fields are its command line.
 
-What a command does is a function that takes the whole of it, in a module that is imported when the
-command runs: `innerloop --help` does not wait for torch.
+What a command does is a function that takes the whole of it (see `dispatch`).
 """
 
 from __future__ import annotations
@@ -36,12 +35,6 @@ class Train:
     """Go on from the newest checkpoint in the folder."""
     show: bool = False
     """Print all settings as YAML instead of training."""
-
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .training import train
-
-        train(self, overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +77,6 @@ class Evaluate(Scoring):
     """Where to write the result; the default is RUN/evaluation.json, or a name that says what
     differs from the run's own settings."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .scoring import evaluate_run
-
-        evaluate_run(self, overrides)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Scoring):
@@ -102,12 +89,6 @@ class Compare(Scoring):
     json: File = None
     """Where to write the table, if anywhere."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .scoring import compare_runs
-
-        compare_runs(self, overrides)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Scoring):
@@ -119,12 +100,6 @@ class Report(Scoring):
     """Other runs to show beside it, on the same tasks."""
     out: File = None
     """Where to write; the default is RUN/report.html, or a name that says what differs."""
-
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .scoring import report_run
-
-        report_run(self, overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +124,6 @@ class Adapt:
     device: Device = None
     """Where to compute."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .adapting import adapt
-
-        adapt(self, overrides)
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckGradient:
@@ -169,12 +138,6 @@ class CheckGradient:
     """Tasks in the meta-gradient."""
     estimators: tuple[str, ...] = ()
     """Which ones; the default is all of them."""
-
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .checking import check
-
-        check(self, overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,12 +159,6 @@ class Prepare:
     skip_bad: bool = False
     """Of your images: leave out files that cannot be read, and list them."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .preparing import prepare
-
-        prepare(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipes:
@@ -210,12 +167,6 @@ class Recipes:
     family: Annotated[Positional[str], arg(metavar="[NAME]")] = ""
     """Part of a name."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .listing import list_recipes
-
-        list_recipes(self.family)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
@@ -223,12 +174,6 @@ class Schema:
 
     out: File = None
     """Where to write it instead."""
-
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .listing import print_schema
-
-        print_schema(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,12 +194,6 @@ class Reproduce:
     table: bool = False
     """Only write the table of what is there."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .reproducing import reproduce
-
-        reproduce(self, overrides)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cite:
@@ -263,12 +202,6 @@ class Cite:
     run: Run
     """Folder of a run."""
 
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .citing import cite
-
-        cite(self.run)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
@@ -276,12 +209,6 @@ class Demo:
 
     run: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")
     """Folder of the run; an earlier demo in it is completed or shown again."""
-
-    def execute(self, overrides: Overrides) -> None:
-        """Run the command."""
-        from .demo import demo
-
-        demo(self.run, overrides)
 
 
 Command = (

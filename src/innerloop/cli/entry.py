@@ -17,6 +17,7 @@ from .. import __version__
 from ..train.interrupt import Interrupted
 from .commands import COMMANDS, Command
 from .console import say, terminal
+from .dispatch import execute
 from .overrides import CONFIGURED, Overrides, divide
 
 USAGE = 2
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str] | None) -> int:
     )
     try:
         command, overrides = parse([word for word in words if word != "--debug"])
-        command.execute(overrides)
+        execute(command, overrides)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILED
     except KeyboardInterrupt:
