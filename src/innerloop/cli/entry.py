@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import tyro
 from rich.logging import RichHandler
@@ -73,8 +74,9 @@ def parse(words: Sequence[str]) -> tuple[Command, Overrides]:
     if rest and rest[0] in CONFIGURED and not helps:
         _check_options(rest)
     try:
-        command: Command = tyro.extras.subcommand_cli_from_dict(  # type: ignore[assignment]
-            COMMANDS,
+        table: dict[str, Callable[..., Any]] = dict(COMMANDS)
+        command: Command = tyro.extras.subcommand_cli_from_dict(
+            table,
             prog="innerloop",
             description="Learn from many small tasks how to learn a new one from few examples. "
             "Every command shows its errors in full with --debug; --version prints the version.",

@@ -114,8 +114,8 @@ class TaskList(Source):
         outputs = y.shape[-1] if y.dim() > 1 else 1
         if labels:
             outputs = 1 + max(int(b.y.max()) for task in tasks for b in task)
-        kind = "classification" if labels else "regression"
-        self.spec = Spec(kind, tuple(tasks[0].support.x.shape[1:]), outputs)
+        shape = tuple(tasks[0].support.x.shape[1:])
+        self.spec = Spec("classification" if labels else "regression", shape, outputs)
 
     def sample(self, generator: torch.Generator, n: int) -> Task:
         """`n` stacked tasks, in an order that the generator alone decides."""

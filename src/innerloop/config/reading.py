@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, partial, reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -44,26 +45,27 @@ def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
             wrong types and numbers out of range. `where` says whose configuration it is.
     """
     try:
-        return _adapter(cls).validate_python(data)
+        section: Any = cls
+        return _adapter(section).validate_python(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=True)
         problems = [line for one in found for line in _problems(cls, data, dict(one))]
         raise ConfigError(where, list(dict.fromkeys(problems))) from error
 
 
-def json_schema(cls: type[Any], title: str) -> dict[str, Any]:
+def json_schema(cls: Any, title: str) -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of what `read` takes, for editors that complete YAML."""
     schema = _adapter(cls).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
-def settings(cls: type[Any], path: str = "") -> Iterator[tuple[str, str, Any]]:
+def settings(cls: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
     """(dotted name, what it may be, default) of every setting that is no section with a `kind`."""
     hints = get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         members = _members(hints[field.name])
         name = f"{path}{field.name}"
-        sections = [m for m in members if dataclasses.is_dataclass(m)]
+        sections: list[Any] = [m for m in members if dataclasses.is_dataclass(m)]
         if not sections:
             yield name, expected(hints[field.name]), field.default
         elif not hasattr(sections[0], "kind"):
@@ -76,12 +78,12 @@ def expected(hint: Any) -> str:
 
 
 @cache
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(_section(cls))
 
 
 @cache
-def _section(cls: type[Any]) -> Any:
+def _section(cls: Any) -> Any:
     """The pydantic type that reads a mapping as an instance of the dataclass `cls`."""
     hints = get_type_hints(cls, include_extras=True)
     kind = getattr(cls, "kind", None)
@@ -115,12 +117,12 @@ def _instance(cls: type[Any], model: Any) -> Any:
 def _readable(hint: Any) -> Any:
     """A field's type for pydantic: sections by their `kind`, values as people write them."""
     members = _members(hint)
-    sections = [m for m in members if dataclasses.is_dataclass(m)]
+    sections: list[Any] = [m for m in members if dataclasses.is_dataclass(m)]
     if not sections:
         return Annotated[_value(hint), BeforeValidator(partial(_as_typed, members))]
     if not hasattr(sections[0], "kind"):
         return _section(sections[0])
-    choice = Union[tuple(_section(s) for s in sections)]  # type: ignore[misc]  # noqa: UP007
+    choice: Any = reduce(or_, (_section(s) for s in sections))
     if len(sections) > 1:
         choice = Annotated[choice, Field(discriminator="kind")]
     short = next((s.shorthand for s in sections if hasattr(s, "shorthand")), None)
@@ -143,13 +145,13 @@ def _value(hint: Any) -> Any:
     """A leaf's type for pydantic: our bounds in its words, a list where a tuple is meant."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return Union[tuple(_value(a) for a in args)]  # type: ignore[misc]  # noqa: UP007
+        return reduce(or_, (_value(a) for a in args))
     if origin is Annotated:
         found = [Field(**limits(a)) for a in args[1:] if isinstance(a, Bound)]
         # The range before our own reading of numbers: only there pydantic tells it the schema.
         inner = args[0] if args[0] is float else _value(args[0])
         read_as = [BeforeValidator(_as_float)] if args[0] is float else []
-        return Annotated[(inner, *found, *read_as)]  # type: ignore[return-value]
+        return Annotated[(inner, *found, *read_as)]
     if origin is Sequence:
         return _value(tuple[args[0], ...])  # type: ignore[valid-type]
     if origin is tuple:
@@ -232,7 +234,7 @@ def _place(cls: type[Any], where: Sequence[int | str]) -> tuple[str, Any, Any]:
         if name not in hints or name == "kind":
             return ".".join(names), owner, None
         members = _members(hints[name])
-        sections = [m for m in members if dataclasses.is_dataclass(m)]
+        sections: list[Any] = [m for m in members if dataclasses.is_dataclass(m)]
         if not sections:
             return ".".join(names), owner, hints[name]
         if len(sections) == 1:

@@ -90,7 +90,7 @@ def build(
     changes = {k: v for k, v in dataclasses.asdict(test).items() if v is not None}
     if isinstance(settings, OwnData):
         found = own_pieces.splits(settings.place, device, digests)
-        return _resized(found, changes, settings) if changes else found
+        return _resized(found, test, settings) if changes else found
     skipped = Skipped()
     rest = {"skipped": skipped} if isinstance(settings, (Folder, Prepared)) else {}
     way = getattr(settings, "way", 0)
@@ -104,7 +104,7 @@ def build(
     if not changes:
         return splits
     if isinstance(splits.test, Episodes):
-        resized = _resized(splits, changes, settings)
+        resized = _resized(splits, test, settings)
         if way != settings.way and isinstance(splits.train, Episodes):
             return dataclasses.replace(resized, train=splits.train.replace(way=way))
         return resized
@@ -116,16 +116,20 @@ def build(
     return Splits(splits.train, other.validation, other.test)
 
 
-def _resized(splits: Splits, changes: dict[str, int], settings: Any) -> Splits:
+def _resized(splits: Splits, sizes: TestTasks, settings: Any) -> Splits:
     """The same sources with other sizes in validation and test."""
     validation, test = splits.validation, splits.test
     if not (isinstance(validation, Episodes) and isinstance(test, Episodes)):
+        given = next(k for k, v in dataclasses.asdict(sizes).items() if v is not None)
         raise ValueError(
-            f"test.{next(iter(changes))} has no meaning for data.kind={settings.kind}: its tasks "
+            f"test.{given} has no meaning for data.kind={settings.kind}: its tasks "
             "have the sizes that they have; remove it"
         )
+    way, shot, queries = sizes.way, sizes.shot, sizes.queries
     return dataclasses.replace(
-        splits, validation=validation.replace(**changes), test=test.replace(**changes)
+        splits,
+        validation=validation.replace(way=way, shot=shot, queries=queries),
+        test=test.replace(way=way, shot=shot, queries=queries),
     )
 
 

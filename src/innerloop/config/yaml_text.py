@@ -6,7 +6,7 @@ or for Python objects and dates where a setting was meant. A configuration needs
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -25,11 +25,6 @@ class NotReadable(ValueError):
 class _Loader(yaml.SafeLoader):
     """Safe YAML without dates, and with every key of a section given once."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [(tag, shape) for tag, shape in pairs if not tag.endswith(":timestamp")]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         given: set[str] = set()
         for key, _ in node.value:
@@ -39,6 +34,12 @@ class _Loader(yaml.SafeLoader):
                     raise NotReadable(f"line {line}: {key.value} is given twice")
                 given.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, shape) for tag, shape in pairs if not tag.endswith(":timestamp")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def load_text(text: str) -> Any:
@@ -66,9 +67,10 @@ def _check_events(text: str) -> None:
     sizes: dict[str, int] = {}  # of what an anchor stands for
     total, open_sections = 0, []  # (anchor, total before it)
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        place = f"line {event.start_mark.line + 1}"
-        if getattr(event, "tag", None) is not None:
-            raise NotReadable(f"{place}: the tag {event.tag!r}; write plain values without tags")
+        place = f"line {event.start_mark.line + 1}" if event.start_mark else "the text"
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise NotReadable(f"{place}: the tag {tag!r}; write plain values without tags")
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:  # unknown, or the section that it stands in
