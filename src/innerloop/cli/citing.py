@@ -27,4 +27,4 @@ def cite(run_dir: Path) -> None:
     known = entries()
     none = f"% no piece of {run_dir} comes from a paper that is known here"
     text = "\n\n".join(known[key] for key in keys) or none
-    terminal().print(text)
+    terminal().print(text, soft_wrap=True)

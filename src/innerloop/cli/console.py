@@ -8,10 +8,8 @@ from rich.table import Table
 
 
 def terminal(*, errors: bool = False, quiet: bool = False) -> Console:
-    """A console that prints what it is given, in lines that the terminal breaks."""
-    return Console(
-        stderr=errors, quiet=quiet, markup=False, highlight=False, emoji=False, soft_wrap=True
-    )
+    """A console that prints what it is given, without a meaning of its own for brackets."""
+    return Console(stderr=errors, quiet=quiet, markup=False, highlight=False, emoji=False)
 
 
 def visible(text: object) -> str:
@@ -23,13 +21,13 @@ def visible(text: object) -> str:
 
 
 def say(console: Console, text: object, style: str = "") -> None:
-    """Print one text, whole."""
+    """Print one text, whole: the terminal breaks its lines, a log keeps them."""
     console.print(visible(text), style=style, soft_wrap=True)
 
 
 def show_table(console: Console, table: Table) -> None:
     """Print a table within the window: cells are broken into lines, never cut."""
-    console.print(table, soft_wrap=False)
+    console.print(table)
 
 
 def bars(console: Console) -> Progress:

@@ -76,7 +76,7 @@ def print_schema(out: Path | None) -> None:
     text = json.dumps(schema(), indent=2) + "\n"
     console = terminal()
     if out is None:
-        console.print(text, end="")
+        console.print(text, end="", soft_wrap=True)
         return
     write_text(check_target(out), text)
     say(
