@@ -12,7 +12,7 @@ from ..core import trees
 from ..core.checks import one_of, positive
 from ..core.classes import membership
 from ..core.contract import Point
-from ..core.types import Batch, Params, Tree
+from ..core.types import Batch, Params, Tree, single
 from ..heads import Head
 from .features import FeatureLearner
 
@@ -83,7 +83,7 @@ class HeadLearner(FeatureLearner):
 
     def module(self, point: Point, support: Batch) -> nn.Module:
         """The model followed by an ordinary linear layer."""
-        model = self.call.materialise({}, support.x)
+        model = self.call.materialise({}, single(support.x))
         weight, bias = _scaled(dict(self.named_parameters()), point.phi)
         head = nn.Linear(weight.shape[2], weight.shape[1]).to(next(model.parameters()))
         with torch.no_grad():
