@@ -7,6 +7,7 @@ Ignored labels do not count; weights of examples (T, n) do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,45 +53,54 @@ def mean(values: Tensor, counts: Tensor | None, weight: Tensor | None) -> Tensor
     return (values * share).flatten(1).sum(1) / share.flatten(1).sum(1)
 
 
-def accuracy(ignored: int | None = IGNORED) -> Metric:
-    """The share of examples (or pixels, tokens) whose largest output is the label's."""
+@dataclass(frozen=True)
+class _Hits:
+    """The share of entries whose largest output is the label's."""
 
-    def value(outputs: Tree, batch: Batch) -> Tensor:
+    ignored: int | None
+
+    def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
         right = (scores.argmax(2) == batch.y).to(scores.dtype)
-        counts = None if ignored is None else batch.y != ignored
+        counts = None if self.ignored is None else batch.y != self.ignored
         return mean(right, counts, batch.weight)
 
-    return Metric("accuracy", True, value)
+
+@dataclass(frozen=True)
+class _Error:
+    """The mean of a function of the differences between outputs and values."""
+
+    of: Callable[[Tensor], Tensor]
+
+    def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
+        found = prediction(outputs)
+        return mean(self.of(found - batch.y.to(found.dtype)), None, batch.weight)
+
+
+def _right_bits(outputs: Tree, batch: Batch) -> Tensor:
+    scores = prediction(outputs)
+    right = (scores > 0) == (batch.y > 0.5)
+    return mean(right.to(scores.dtype), None, batch.weight)
+
+
+def accuracy(ignored: int | None = IGNORED) -> Metric:
+    """The share of examples (or pixels, tokens) whose largest output is the label's."""
+    return Metric("accuracy", True, _Hits(ignored))
 
 
 def bit_accuracy() -> Metric:
     """The share of labels 0 or 1 on whose side of zero the logit lies."""
-
-    def value(outputs: Tree, batch: Batch) -> Tensor:
-        scores = prediction(outputs)
-        right = (scores > 0) == (batch.y > 0.5)
-        return mean(right.to(scores.dtype), None, batch.weight)
-
-    return Metric("accuracy", True, value)
-
-
-def error(name: str, of: Callable[[Tensor], Tensor]) -> Metric:
-    """The mean of a function of the differences between outputs and values."""
-
-    def value(outputs: Tree, batch: Batch) -> Tensor:
-        found = prediction(outputs)
-        return mean(of(found - batch.y.to(found.dtype)), None, batch.weight)
-
-    return Metric(name, False, value)
+    return Metric("accuracy", True, _right_bits)
 
 
 def mse() -> Metric:
-    return error("mse", torch.square)
+    """The mean squared error."""
+    return Metric("mse", False, _Error(torch.square))
 
 
 def mae() -> Metric:
-    return error("mae", torch.abs)
+    """The mean absolute error."""
+    return Metric("mae", False, _Error(torch.abs))
 
 
 NAMED: dict[str, Callable[[], Metric]] = {
