@@ -61,9 +61,10 @@ class _Hits:
 
     def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
-        right = (scores.argmax(2) == batch.y).to(scores.dtype)
+        # An output that is not finite is no answer; arg-max alone would give it a class.
+        right = (scores.argmax(2) == batch.y) & scores.isfinite().all(2)
         counts = None if self.ignored is None else batch.y != self.ignored
-        return mean(right, counts, batch.weight)
+        return mean(right.to(scores.dtype), counts, batch.weight)
 
 
 @dataclass(frozen=True)

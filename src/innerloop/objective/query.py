@@ -58,7 +58,7 @@ class ComputedQuery(Objective):
         self.name = name if name.isidentifier() else "loss"
         if metric is None:
             self._predicts = False
-            self.metric = Metric(self.name, False, _itself)
+            self.metric = Metric("query_loss", False, _itself)
         else:
             self._predicts = True
             self.metric = as_metric(metric)
@@ -114,6 +114,9 @@ class Wrapped(Objective):
 
     def beside(self, learner: Learner, meta: Params, labelled: Batch) -> tuple[Tensor, Params]:
         return self.objective.beside(learner, meta, labelled)
+
+    def wants_labelled(self) -> bool:
+        return self.objective.wants_labelled()
 
     def calls(self) -> list[Network]:
         return self.objective.calls()
