@@ -80,7 +80,7 @@ class _Error:
 
 def _right_bits(outputs: Tree, batch: Batch) -> Tensor:
     scores = prediction(outputs)
-    right = (scores > 0) == (batch.y > 0.5)
+    right = ((scores > 0) == (batch.y > 0.5)) & scores.isfinite()
     return mean(right.to(scores.dtype), None, batch.weight)
 
 
