@@ -171,8 +171,10 @@ class GradientLearner(Learner):
         }
 
     def _refuse(self, view: type) -> Refusal | None:
-        """What stands against this view: first the solver's reason, then this learner's."""
-        reason = None if view in (Trajectory, Models) else self.solver.refuse(view)
+        """What stands against this view: reasons of scope, solver, and this learner."""
+        reason = self.scope.refuse(view)
+        if reason is None and view not in (Trajectory, Models):
+            reason = self.solver.refuse(view)
         if reason is not None:
             return reason
         if view is Optimum:
