@@ -82,7 +82,9 @@ def attended(learner: Attention, tasks: Task) -> tuple[Tensor, Tensor]:
     outputs = []
     for x, y, q in zip(tasks.support.x, tasks.support.y, tasks.query.x, strict=True):
         keys = learner.body(x)
-        memory = sum(torch.outer(k, F.one_hot(c, CLASSES).double()) for k, c in zip(keys, y))
+        memory = sum(
+            torch.outer(k, F.one_hot(c, CLASSES).double()) for k, c in zip(keys, y, strict=True)
+        )
         outputs.append(learner.scale * learner.body(q) @ memory / len(x))
     told = torch.stack(outputs)
     losses = [F.cross_entropy(o, y) for o, y in zip(told, tasks.query.y, strict=True)]
@@ -108,7 +110,7 @@ def test_a_learner_that_adapts_at_once_is_differentiated_exactly(chunk: int | st
 def test_everything_that_a_method_does_works_on_it() -> None:
     learner, tasks = Attention(), draw()
     method = Method(learner, Query(), Unrolled(), name="attention")
-    losses, outputs = (v.detach() for v in attended(learner, tasks))
+    outputs = attended(learner, tasks)[1].detach()
     found = method.meta_gradient(tasks)
     method.loss(tasks).backward()
     for k, p in method.named_parameters():
@@ -218,7 +220,8 @@ class Stepwise(Learner):
         for _ in range(self.way.steps):
             with torch.enable_grad():
                 phi = {
-                    k: v if v.requires_grad else v.requires_grad_() for k, v in point.phi.items()
+                    k: v if v.requires_grad else v.detach().requires_grad_()
+                    for k, v in point.phi.items()
                 }
                 point = point._replace(phi=phi)
                 losses = self.way.losses(meta, point, support)

@@ -217,7 +217,7 @@ def test_bad_numbers_are_refused():
             make()
     with pytest.raises(ValueError, match=r"floor in \[0, 1\]"):
         MultiStep(Query(), floor=2)
-    with pytest.raises(ValueError, match="fraction 0 <= progress <= 1, got progress=1.5"):
+    with pytest.raises(ValueError, match=r"fraction 0 <= progress <= 1, got progress=1\.5"):
         method().meta_gradient(draw(), progress=1.5)
     with pytest.raises(ValueError, match="expected the objective to change"):
         MultiStep("cross_entropy")  # type: ignore[arg-type]
