@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .core.types import Batch, MetaGradient, Task
     from .doctor import check
     from .method import Method
+    from .methods import bilevel
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "Method",
     "Task",
     "__version__",
+    "bilevel",
     "check",
     "data",
     "estimate",
@@ -49,6 +51,7 @@ __all__ = [
 
 _HOME = {
     "Batch": ".core.types",
+    "bilevel": ".methods",
     "MetaGradient": ".core.types",
     "Method": ".method",
     "Task": ".core.types",

@@ -397,6 +397,12 @@ class Method(nn.Module):
         steps = self.objective.weights(self._path_steps, progress)
         steps = None if steps is None else steps.to(like.device)
         if weight is not None:
+            total = len(order) if order is not None else count(like)
+            if weight.shape != (total,) or not weight.is_floating_point():
+                raise ValueError(
+                    f"expected weight as floating-point numbers of shape ({total},), one number "
+                    f"per task, got {weight.dtype} {tuple(weight.shape)}"
+                )
             weight = weight.to(like.device, next(iter(self._dtypes()), like.dtype))
             weight = weight if order is None else weight[order.argsort()]
         return OuterWeights(steps, weight)

@@ -411,7 +411,7 @@ def test_central_differences_of_a_known_objective():
     """No inner step: the meta-gradient is the gradient of the mean query loss."""
     method = methods.maml(small().double(), lr=0.1, steps=0, loss="mse")
     tasks = Task(*(Batch(b.x.double(), b.y.double()) for b in sine_like()))
-    x, y = tasks.query
+    x, y, _ = tasks.query
     model = method.learner.model
     loss = (model(x.flatten(0, 1)) - y.flatten(0, 1)).square().mean()
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])

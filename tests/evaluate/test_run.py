@@ -20,6 +20,7 @@ from innerloop.data.source import Source, Spec
 from innerloop.data.values.synthetic import Sine
 from innerloop.evaluate import EvaluationResult, evaluate
 from innerloop.evaluate.run import draw_tasks, score
+from innerloop.objective import Query, accuracy
 
 Make = Callable[..., EvaluationResult]
 
@@ -27,8 +28,8 @@ Make = Callable[..., EvaluationResult]
 class Constant:
     """A method that gives the same outputs whatever the task."""
 
-    def __init__(self, outputs: Callable[[Task], Tensor]) -> None:
-        self.outputs = outputs
+    def __init__(self, outputs: Callable[[Task], Tensor], loss: str = "cross_entropy") -> None:
+        self.outputs, self.objective = outputs, Query(loss)
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
         return self.outputs(tasks)
@@ -82,7 +83,7 @@ def test_learner_without_steps(blobs: Source) -> None:
 
 def test_regression_is_scored_by_squared_error() -> None:
     source = Sine(shot=3, queries=4)
-    result = evaluate(Constant(lambda tasks: tasks.query.y[None] + 0.5), source, 3)
+    result = evaluate(Constant(lambda tasks: tasks.query.y[None] + 0.5, "mse"), source, 3)
     assert result.metric == "mse"
     assert np.allclose(result.values, 0.25)
 
@@ -91,7 +92,7 @@ def test_dense_outputs_are_scored_pixel_by_pixel() -> None:
     y = torch.tensor([[[[0, 1], [1, 1]]]])
     outputs = torch.zeros(1, 1, 1, 2, 2, 2)
     outputs[:, :, :, 1] = 1.0  # class 1 everywhere
-    assert score(outputs, y, "accuracy").tolist() == [[0.75]]
+    assert score(outputs, Batch(y, y), accuracy()).tolist() == [[0.75]]
 
 
 def test_not_finite_counts_as_wrong(
@@ -117,7 +118,7 @@ def test_warns_below_600_tasks(caplog: pytest.LogCaptureFixture) -> None:
         def describe(self) -> dict[str, str]:
             return {}
 
-    method = Constant(lambda tasks: tasks.query.y[None])
+    method = Constant(lambda tasks: tasks.query.y[None], "mse")
     with caplog.at_level(logging.WARNING):
         assert evaluate(method, Trivial()).tasks == 600
         assert not caplog.records
@@ -139,11 +140,12 @@ def test_refuses_counts_out_of_range(maml: Method, blobs: Source, bad: dict[str,
 
 
 def test_refuses_outputs_of_another_shape(blobs: Source) -> None:
-    with pytest.raises(ValueError, match=r"expected \(steps \+ 1, tasks, queries, classes"):
+    with pytest.raises(ValueError, match=r"outputs \(tasks, queries, classes"):
         evaluate(Constant(lambda tasks: torch.zeros(1, 1, 5, 3)), blobs, 1)
     # A (n, 1) target against (n,) outputs would broadcast to (n, n) in silence.
     with pytest.raises(ValueError, match="for targets"):
-        evaluate(Constant(lambda tasks: tasks.query.y[None, ..., 0]), Sine(shot=2, queries=2), 1)
+        outputs = Constant(lambda tasks: tasks.query.y[None, ..., 0], "mse")
+        evaluate(outputs, Sine(shot=2, queries=2), 1)
 
 
 def test_draw_tasks_are_the_same_in_any_stack(blobs: Source) -> None:

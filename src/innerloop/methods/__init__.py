@@ -3,6 +3,7 @@
 from .baselines import scratch
 from .estimators import es_maml, fomaml, hf_maml, imaml, maml, reptile
 from .features import lrd2, matching, metaoptnet, nil, protonet, r2d2
+from .hyper import bilevel
 from .objectives import bootstrapped, deml, maml_plus_plus
 from .registry import METHODS, Named, named
 from .scopes import anil, bias_transformation, boil, cavia, proto_maml, zeroing
@@ -14,6 +15,7 @@ __all__ = [
     "alpha_maml",
     "anil",
     "bias_transformation",
+    "bilevel",
     "boil",
     "bootstrapped",
     "cavia",

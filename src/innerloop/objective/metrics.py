@@ -61,6 +61,12 @@ class _Hits:
 
     def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
+        if scores.dim() != batch.y.dim() + 1 or scores[:, :, 0].shape != batch.y.shape:
+            raise ValueError(
+                f"accuracy compares outputs (tasks, queries, classes, ...) with labels (tasks, "
+                f"queries, ...), got outputs {tuple(scores.shape)} for labels "
+                f"{tuple(batch.y.shape)}"
+            )
         # An output that is not finite is no answer; arg-max alone would give it a class.
         right = (scores.argmax(2) == batch.y) & scores.isfinite().all(2)
         counts = None if self.ignored is None else batch.y != self.ignored
@@ -71,15 +77,18 @@ class _Hits:
 class _Error:
     """The mean of a function of the differences between outputs and values."""
 
+    name: str
     of: Callable[[Tensor], Tensor]
 
     def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
         found = prediction(outputs)
+        _same_shape(self.name, found, batch.y)
         return mean(self.of(found - batch.y.to(found.dtype)), None, batch.weight)
 
 
 def _right_bits(outputs: Tree, batch: Batch) -> Tensor:
     scores = prediction(outputs)
+    _same_shape("accuracy", scores, batch.y)
     right = ((scores > 0) == (batch.y > 0.5)) & scores.isfinite()
     return mean(right.to(scores.dtype), None, batch.weight)
 
@@ -94,14 +103,23 @@ def bit_accuracy() -> Metric:
     return Metric("accuracy", True, _right_bits)
 
 
+def _same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
+    """(n, 1) values against (n,) outputs would broadcast to (n, n) in silence."""
+    if outputs.shape != y.shape:
+        raise ValueError(
+            f"{name} compares outputs with values of the same shape, got outputs "
+            f"{tuple(outputs.shape)} for targets {tuple(y.shape)}"
+        )
+
+
 def mse() -> Metric:
     """The mean squared error."""
-    return Metric("mse", False, _Error(torch.square))
+    return Metric("mse", False, _Error("mse", torch.square))
 
 
 def mae() -> Metric:
     """The mean absolute error."""
-    return Metric("mae", False, _Error(torch.abs))
+    return Metric("mae", False, _Error("mae", torch.abs))
 
 
 NAMED: dict[str, Callable[[], Metric]] = {

@@ -56,6 +56,14 @@ class Scope(nn.Module, ABC):
         """Why a learner with this scope cannot be seen as a `Program`, say; None where it can."""
         return None
 
+    def keeps(self) -> bool:
+        """Whether the next tasks start where the last ones ended."""
+        return False
+
+    def keep(self, phi: Params) -> None:
+        """Start the next tasks from here; for scopes that keep."""
+        raise ValueError(f"`{type(self).__name__}` starts every task anew")
+
     @abstractmethod
     def describe(self) -> str:
         """The scope in a few words."""
@@ -134,6 +142,12 @@ class Within(Scope):
 
     def refuse(self, view: type) -> Refusal | None:
         return self.scope.refuse(view)
+
+    def keeps(self) -> bool:
+        return self.scope.keeps()
+
+    def keep(self, phi: Params) -> None:
+        self.scope.keep(phi)
 
 
 def last_layer(model: nn.Module) -> str:
