@@ -57,10 +57,10 @@ def test_with_equal_halves_it_is_the_finite_difference_sweep():
     assert all(torch.equal(a, b) for a, b in zip(halves[0][:2], halves[1][:2], strict=True))
     learner = GradientLearner(model, GradientDescent(LR, 2))
     once = Task(halves[0], task.query)
-    expected = Method(learner, Query("mse"), Adjoint(FiniteDifference()), name="fd").meta_gradient(
+    expected = Method(learner, Query(), Adjoint(FiniteDifference()), name="fd").meta_gradient(
         once
     )
-    found = Method(learner, Query("mse"), HessianFree(), name="hf").meta_gradient(twice)
+    found = Method(learner, Query(), HessianFree(), name="hf").meta_gradient(twice)
     torch.testing.assert_close(found.loss, expected.loss)
     for k, v in expected.grads.items():
         torch.testing.assert_close(found.grads[k], v, rtol=1e-6, atol=1e-9)
@@ -92,7 +92,7 @@ def test_adapting_takes_the_whole_support_set():
     task = episodes()
     method = hf_maml(mlp(2, 3, (4,)).double(), lr=LR)
     learner = GradientLearner(method.learner.model, GradientDescent(LR, 1))
-    expected = Method(learner, Query("mse"), Adjoint(), name="maml").query_outputs(task)
+    expected = Method(learner, Query(), Adjoint(), name="maml").query_outputs(task)
     torch.testing.assert_close(method.query_outputs(task), expected)
     assert all(torch.isfinite(g).all() for g in method.meta_gradient(task).grads.values())
 

@@ -154,7 +154,7 @@ def test_it_learns_to_tell_the_classes_apart():
     optimizer = torch.optim.Adam(built.parameters(), lr=0.03)
     for _ in range(100):
         optimizer.zero_grad()
-        built.loss(tasks(), labelled()).backward()
+        built.loss(tasks(), labelled=labelled()).backward()
         optimizer.step()
     found = built.meta_gradient(tasks(), labelled=labelled())
     assert float(found.stats["auxiliary_accuracy"][0]) >= 0.8, "chance is 0.2"

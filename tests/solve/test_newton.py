@@ -150,7 +150,7 @@ def test_a_task_whose_line_search_fails_stays() -> None:
 def test_an_estimator_that_follows_the_way_is_refused(estimator: Estimator) -> None:
     learner = GradientLearner(network(), NewtonCG(2), inner=["mse", Proximal(LAM)])
     with pytest.raises(
-        ValueError, match=r"a step that searches \(`NewtonCG`\) is none. Use `Implicit\(\)`"
+        ValueError, match=r"a step that searches \(`NewtonCG`\) is none along.*Use `Implicit\(\)`"
     ):
         Method(learner, Query("mse"), estimator, name="m")
 
