@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "data": {"core"},
     "learn": {"core", "call", "scope", "solve", "heads", "objective"},
     "engine": {"core", "call", "estimate", "learn"},
-    "method": {"core", "call", "estimate", "engine", "learn"},
+    "method": {"core", "call", "objective", "estimate", "engine", "learn"},
     "methods": {
         "core",
         "call",
@@ -71,7 +71,7 @@ OUTSIDE: dict[str, set[str]] = {
     "data": {"torch", "numpy", "PIL", "matplotlib"},
     "train": {"torch", "numpy", "safetensors"},
     "evaluate": {"torch", "numpy"},
-    "report": {"torch", "numpy", "PIL", "matplotlib"},
+    "report": {"torch", "numpy", "PIL", "matplotlib", "jinja2"},
     "pictures": {"torch", "numpy", "PIL", "matplotlib", "safetensors"},
     "config": {"torch", "yaml"},
     "recipes": {"torch", "yaml"},

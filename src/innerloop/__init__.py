@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .doctor import check
     from .method import Method
     from .methods import bilevel
+    from .pictures.load import load
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "heads",
     "learn",
+    "load",
     "methods",
     "models",
     "objective",
@@ -56,6 +58,7 @@ _HOME = {
     "Method": ".method",
     "Task": ".core.types",
     "check": ".doctor",
+    "load": ".pictures.load",
 }
 
 

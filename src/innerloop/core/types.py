@@ -98,8 +98,8 @@ def rows(tree: T, chosen: slice | Tensor) -> T:
     return mapped(lambda v: v[chosen], tree)
 
 
-def single(tree: T) -> T:
-    """The one task of a tree of (1, ...) tensors, without its task axis."""
+def one_of(tree: T) -> T:
+    """A tree of one task, leaves (1, n, ...), without its task axis."""
     return mapped(lambda v: v.squeeze(0), tree)
 
 

@@ -95,7 +95,8 @@ def evaluate(
             progress(min(first + batch, tasks), tasks)
     _warn_if_not_finite(torch.cat([row[-1] for row in bad]))
     return EvaluationResult(
-        metric=metric.name,  # type: ignore[arg-type]
+        metric=metric.name,
+        larger_is_better=metric.larger_is_better,
         values=np.concatenate(parts, axis=1),
         method=dict(method.describe()),
         source=dict(source.describe()),

@@ -25,7 +25,7 @@ from ..core.contract import (
     Trajectory,
     View,
 )
-from ..core.types import Batch, Params, Tree, single
+from ..core.types import Batch, Params, Tree, one_of
 from ..objective.losses import Loss, LossLike
 from ..objective.terms import ModelFunction, Situation, Term, as_terms
 from ..scope import All, Scope
@@ -121,7 +121,7 @@ class GradientLearner(Learner):
         one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
         shapes = {k: p.shape for k, p in self.model.named_parameters()}
         fitting = {k: v for k, v in one.items() if v.shape == shapes[k]}
-        model = self.call.materialise(fitting, single(support.x))
+        model = self.call.materialise(fitting, one_of(support.x))
         for k, v in one.items():
             if k not in fitting:  # a head with another number of classes
                 _resize(model, k, v)

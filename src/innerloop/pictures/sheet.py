@@ -18,6 +18,8 @@ ACROSS = 8
 MOST = 400
 INK, MUTED, FRAME, WRONG, RIGHT = "#222222", "#6b6b6b", "#c8c8c8", "#D55E00", "#0072B2"
 EXIF_ORIENTATION = 274
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+"""What is opened, whatever a file is called: other plugins of Pillow start programs."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _tile(
 
 def _thumbnail(path: Path) -> Image.Image:
     """The picture with its own proportions, at most TILE - 8 pixels wide and high."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         width, height = opened.size
         if opened.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # turned by a quarter
             width, height = height, width

@@ -214,8 +214,9 @@ def reset(model: nn.Module) -> None:
     """Draw every layer anew. Raises ValueError for parameters that no layer knows how to draw."""
     left = {id(p): k for k, p in model.named_parameters()}
     for layer in model.modules():
-        if callable(getattr(layer, "reset_parameters", None)):
-            layer.reset_parameters()
+        redraw = getattr(layer, "reset_parameters", None)
+        if callable(redraw):
+            redraw()
             for p in layer.parameters(recurse=False):
                 left.pop(id(p), None)
     if left:
