@@ -62,13 +62,13 @@ ARROWS: dict[str, set[str]] = {
     "report": {"core", "data", "evaluate", "method"},
     "pictures": {"core", "data", "evaluate", "method"},
     "config": {"core", "call", "method", "methods", "models", "data", "train"},
-    "recipes": {"config", "train"},
+    "recipes": {"config", "data", "train"},
 }
 FREE = {"cli", "__init__", "__main__"}  # may import everything
 
 # unit -> third-party packages it may import; units not named here may import torch alone.
 OUTSIDE: dict[str, set[str]] = {
-    "data": {"torch", "numpy", "PIL", "matplotlib"},
+    "data": {"torch", "numpy", "PIL", "matplotlib", "pooch", "requests"},
     "train": {"torch", "numpy", "safetensors"},
     "evaluate": {"torch", "numpy"},
     "report": {"torch", "numpy", "PIL", "matplotlib", "jinja2"},

@@ -29,6 +29,7 @@ from innerloop.train.objective import OuterProblem
 from innerloop.train.outer import OuterOptimizer
 from innerloop.train.ranks import Ranks
 from innerloop.train.settings import Settings
+from innerloop.train.weights import load_weights
 
 TIMES = ("step_seconds", "tasks_per_second", "seconds")
 
@@ -283,5 +284,5 @@ def test_a_run_is_scored_without_its_labelled_images(tmp_path: Path) -> None:
     method, splits, how = RUNS["discriminator"]()
     train(method, splits, how, seed=0, run_dir=tmp_path)
     fresh = concepts()
-    checkpoint.load_weights(checkpoint.weights_of(tmp_path, "last"), fresh)
+    load_weights(checkpoint.weights_of(tmp_path, "last"), fresh)
     assert torch.equal(fresh.objective.discriminator.weight, method.objective.discriminator.weight)
