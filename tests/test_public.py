@@ -18,7 +18,7 @@ NAMES = {"Batch", "Task", "Method", "MetaGradient", "methods", "check", "__versi
 STEPPING = (
     "maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd", "maml_plus_plus",
     "alpha_maml", "bias_transformation", "bootstrapped", "cavia", "deml", "dropgrad", "es_maml",
-    "hf_maml", "meta_curvature", "sign_maml", "zeroing",
+    "hf_maml", "meta_curvature", "sign_maml", "zeroing", "scratch",
 )  # fmt: skip
 """Named methods whose inner loop descends a loss of the user's choice."""
 NETWORKS = {"deml": ("model", "discriminator")}
@@ -41,7 +41,7 @@ def test_version_is_the_installed_one() -> None:
 
 def test_fields() -> None:
     assert innerloop.Task._fields == ("support", "query")
-    assert innerloop.Batch._fields == ("x", "y")
+    assert innerloop.Batch._fields == ("x", "y", "weight")
     assert set(innerloop.MetaGradient.__dataclass_fields__) >= {"loss", "grads", "stats"}
 
 
@@ -51,7 +51,8 @@ def test_no_named_method_is_missing_here() -> None:
         for name, function in inspect.getmembers(innerloop.methods, inspect.isfunction)
         if issubclass(get_type_hints(function)["return"], innerloop.Method)
     }
-    assert found == set(METHODS)
+    assert found == {*METHODS, "bilevel"}, "bilevel is given two functions, not a model alone"
+    assert set(innerloop.methods.METHODS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -71,7 +72,8 @@ def test_methods_are_named_after_themselves_and_cite_their_source(name: str) -> 
     function = getattr(innerloop.methods, name)
     networks = [mlp(2, 3, (4,), norm=True), nn.Linear(4, 7)]
     assert function(*networks[: len(NETWORKS.get(name, ("model",)))]).name == name
-    assert "Source: " in (inspect.getdoc(function) or "")
+    cites = "Source: " in (inspect.getdoc(function) or "")
+    assert cites == (name != "scratch") == bool(innerloop.methods.METHODS[name].papers)
 
 
 @pytest.mark.parametrize("name", STEPPING)
