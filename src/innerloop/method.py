@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,13 +99,12 @@ class Method(nn.Module):
         self.estimator.on(learner, objective)  # refuses whatever it may turn into, too
         self._function(0.0)
         path = learner.offer(Path)  # type: ignore[type-abstract]
-        self._steps = path.steps if isinstance(path, Path) else 0
+        self._path_steps = path.steps if isinstance(path, Path) else 0
         # Walking the module tree at every step would cost more than a small step itself.
         places = {k: k for k, _ in learner.named_parameters()}
         self._slots = slots(learner, places)
         for home, key, k in slots(objective, {k: k for k, _ in objective.named_parameters()}):
             self._slots.append((home, key, f"objective.{k}"))
-        self._dtypes = {p.dtype for p in learner.parameters() if p.is_floating_point()}
         models = {id(m) for call in self._calls() for m in call.model.modules()}
         self._own = [m for m in (*learner.modules(), *objective.modules()) if id(m) not in models]
         self._recorder: Recorder | None = None
@@ -371,10 +370,16 @@ class Method(nn.Module):
             "estimator": self.estimator.describe(),
         }
 
+    @property
+    def steps(self) -> int:
+        """The inner steps that were trained with; 0 for a learner that adapts at once."""
+        way = trajectory(self.learner)
+        return 0 if way is None else way.steps
+
     def _calls(self) -> list[Any]:
         return [*self.learner.calls(), *self.objective.calls()]
 
-    def _context(self, *, training: bool = True, progress: float = 0.0) -> Any:
+    def _context(self, *, training: bool = True, progress: float | None = None) -> Any:
         return execution(self._calls(), self._own, training=training, progress=progress)
 
     def _function(self, progress: float) -> MetaGradientFunction:
@@ -389,10 +394,11 @@ class Method(nn.Module):
     def _weights(
         self, like: Tensor, progress: float, weight: Tensor | None, order: Tensor | None
     ) -> OuterWeights:
-        steps = self.objective.weights(self._steps, progress)
+        steps = self.objective.weights(self._path_steps, progress)
         steps = None if steps is None else steps.to(like.device)
-        if weight is not None and order is not None:
-            weight = weight[order.argsort()]
+        if weight is not None:
+            weight = weight.to(like.device, next(iter(self._dtypes()), like.dtype))
+            weight = weight if order is None else weight[order.argsort()]
         return OuterWeights(steps, weight)
 
     def _run(
@@ -443,12 +449,10 @@ class Method(nn.Module):
             yield from way.points(meta, support, steps)
 
     def _wanted(self, steps: int | None) -> int:
-        way = trajectory(self.learner)
-        if way is None:
-            return 0
         if steps is None:
-            return way.steps
-        return checks.whole("steps", steps, least=0)
+            return self.steps
+        wanted = checks.whole("steps", steps, least=0)
+        return 0 if trajectory(self.learner) is None else wanted
 
     def _values(self) -> Params:
         layout = self._layout()
@@ -462,6 +466,18 @@ class Method(nn.Module):
         """A name among the meta-parameters as `named_parameters` has it."""
         return k if k.startswith("objective.") else f"learner.{k}"
 
+    def _dtypes(self) -> set[torch.dtype]:
+        """The precisions of the weights."""
+        return {
+            tensor.dtype
+            for home, key, _ in self._slots
+            if (tensor := home[key]).is_floating_point()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy binds its own pieces: a bound function would go on using the original's."""
+        return self.__dict__ | {"_bound": {}}
+
     def _groups(self, tasks: Tasks) -> tuple[list[Task], Tensor | None]:
         """Tasks of one shape stacked together, and where each task stands among them."""
         if isinstance(tasks, Task):
@@ -472,7 +488,7 @@ class Method(nn.Module):
                 f"them, got {type(tasks).__name__}"
             )
         alike: dict[Any, list[int]] = {}
-        checked = [self._check(task) for task in tasks]
+        checked = [self._check(cast(Task, task)) for task in tasks]
         for i, task in enumerate(checked):
             alike.setdefault(shapes(mapped(lambda v: v[:0], task)), []).append(i)
         groups = [concat([checked[i] for i in members]) for members in alike.values()]
@@ -495,7 +511,7 @@ class Method(nn.Module):
         flat = leaves(tasks)
         if not torch.is_autocast_enabled(flat[0].device.type):
             for batch in tasks:
-                checks.dtypes(leaves(batch.x), self._dtypes)
+                checks.dtypes(leaves(batch.x), self._dtypes())
         alone = checks.one_class(tasks.support.y)
         if alone:
             self._notices.once(alone)

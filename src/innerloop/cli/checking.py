@@ -54,7 +54,7 @@ def check_gradient_command(
     count = sum(p.numel() for p in method.parameters() if p.requires_grad)
     console.print(
         f"{method.name} on {config.name}: {count} meta-parameters, {tasks} tasks, "
-        f"{getattr(method.learner, 'steps', 0)} inner steps; reference: autograd through the "
+        f"{method.steps} inner steps; reference: autograd through the "
         "whole inner loop in float64",
         soft_wrap=True,
         highlight=False,

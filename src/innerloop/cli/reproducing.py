@@ -16,6 +16,7 @@ from ..config import RunConfig, check_folder, plain, sources, stored
 from ..config.launch import CONFIG
 from ..config.schema import ConfigError, nearest
 from ..evaluate import Evaluable, EvaluationResult
+from ..learn import GradientLearner
 from ..method import Method
 from ..methods import nil
 from ..recipes import recipe
@@ -192,7 +193,7 @@ def tested(console: Console, planned: Planned, queries: int) -> EvaluationResult
     method: Evaluable = found.method
     if name == "nil":
         # The network of another method, without its head and without its inner loop.
-        method = nil(cast(Method, method).learner.model)
+        method = nil(cast(GradientLearner, cast(Method, method).learner).model)
     steps = None if name == "nil" else settings.steps
     return scored(
         console, f"{name} {planned.setting}", method, found.splits,

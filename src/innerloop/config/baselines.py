@@ -10,7 +10,7 @@ from .. import methods
 from ..call.policy import Policy
 from ..data.source import Source, Splits
 from ..method import Method
-from ..methods.variants import Chunk
+from ..methods.registry import Chunk
 from ..train.baseline import AllClasses, Pooled, Pretrained
 
 

@@ -296,6 +296,10 @@ class Objective(nn.Module, ABC):
             "`Discriminator(...)`, or leave them out"
         )
 
+    def wants_labelled(self) -> bool:
+        """Whether it has a loss beside the tasks, of labelled examples."""
+        return False
+
     def calls(self) -> list[Network]:
         """The models that it calls by itself."""
         return []

@@ -71,7 +71,7 @@ def _example(example: Any) -> tuple[Tensor, Tensor]:
     if example is None:
         raise ValueError("check needs an example to run: check(model, loss, example=(x, y))")
     if isinstance(example, Task):
-        x, y = example.support
+        x, y, _ = example.support
         if x.dim() < 2 or y.dim() < 2:
             raise ValueError(
                 f"a Task has a leading task axis: expected x (T, n, ...), got {tuple(x.shape)}"

@@ -13,8 +13,16 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import path as loop
-from ..core.contract import Estimator, IterativeLearner, Learner
-from ..core.types import Batch, MetaGradient, Params, Task
+from ..core.contract import (
+    Estimator,
+    Learner,
+    MetaGradientFunction,
+    Objective,
+    OuterWeights,
+    Point,
+    Refused,
+)
+from ..core.types import MetaGradient, Params, Task, leaf, to
 from ..estimate import (
     Adjoint,
     FiniteDifference,
@@ -103,14 +111,7 @@ def check_gradient(
 def in_float64(method: Method, tasks: Task) -> tuple[Method, Task]:
     """Copies of both in double precision; integers stay integers."""
 
-    def wide(x: Tensor) -> Tensor:
-        return x.double() if x.is_floating_point() else x
-
-    support, query = tasks
-    copied = copy.deepcopy(method).double()
-    return copied, Task(
-        Batch(wide(support.x), wide(support.y)), Batch(wide(query.x), wide(query.y))
-    )
+    return copy.deepcopy(method).double(), to(tasks, torch.float64)
 
 
 def flat_gradient(
@@ -159,27 +160,37 @@ _STENCIL = ((1, 2 / 3), (-1, -2 / 3), (2, -1 / 12), (-2, 1 / 12))
 class _Value(Estimator):
     """The objective alone; its gradient is not asked for."""
 
-    every_step = True
-    end_only = True
+    def on(self, learner: Learner, objective: Objective) -> MetaGradientFunction:
+        objective.bind(learner)
 
-    def __call__(self, learner: Learner, meta: Params, tasks: Task) -> MetaGradient:
-        weights = learner.outer_weights() if isinstance(learner, IterativeLearner) else None
-        with torch.no_grad():
-            if weights is None:
-                outcome = learner.outer(meta, learner.adapt(meta, tasks.support), tasks)
-            else:
-                assert isinstance(learner, IterativeLearner)
-                start, *after = loop.points(learner, meta, tasks.support)
-                after = after or [start]
-                after += after[-1:] * (len(weights) - len(after))  # a tolerance may end it early
-                outcomes = [learner.outer(meta, point.phi, tasks) for point in after]
-                total = torch.stack([o.losses for o in outcomes])
-                outcome = outcomes[-1]._replace(losses=weights @ total)
-        zeros = {k: torch.zeros_like(v) for k, v in meta.items()}
-        return MetaGradient(outcome.losses.sum(), zeros, loop.summary(outcome, tasks))
+        @torch.no_grad()
+        def value(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
+            losses: Tensor | float = 0.0
+            points = _judged_points(learner, meta, tasks, weights)
+            for point in points[:-1]:
+                found = objective.losses(learner, meta, point, tasks).losses
+                losses = losses + weights.of(found, point.t, last=False)
+            outcome = objective.losses(learner, meta, points[-1], tasks)
+            losses = losses + weights.of(outcome.losses, points[-1].t, last=True)
+            zeros = {k: torch.zeros_like(v) for k, v in meta.items()}
+            stats = loop.summary(objective, outcome, tasks)
+            return MetaGradient(losses.sum(), zeros, stats)
+
+        return value
 
     def describe(self) -> str:
         return "value only"
+
+
+def _judged_points(
+    learner: Learner, meta: Params, tasks: Task, weights: OuterWeights
+) -> list[Point]:
+    """The points that the objective looks at, phi_K last."""
+    way = loop.trajectory(learner)
+    if weights.steps is None or way is None:
+        return [learner.adapt(meta, tasks.support)]
+    start, *after = way.points(meta, tasks.support)
+    return after or [start]
 
 
 def _row(
@@ -192,17 +203,17 @@ def _row(
     repeats: int,
 ) -> GradientRow:
     told = estimator.describe()
-    reason = estimator.refuse(method.learner)
-    if reason:
-        return GradientRow(told, refused=reason)
     try:
+        estimator.on(method.learner, method.objective)
         error, cosine = _compare(flat_gradient(double, wide, estimator), reference)
         native, _ = _compare(flat_gradient(method, tasks, estimator).double(), reference)
+    except Refused as refusal:
+        return GradientRow(told, refused=str(refusal))
     except (RuntimeError, NotImplementedError) as failure:
         # A layer without this derivative; `innerloop.check` says which.
         return GradientRow(told, refused=str(failure).strip().splitlines()[0])
     run = _with(copy.deepcopy(method), estimator, None)
-    device = tasks.support.x.device
+    device = leaf(tasks.support.x).device
     peak, how = peak_memory(lambda: _seeded(run, tasks, 0), device)
     seconds = statistics.median(_seconds(run, tasks, device) for _ in range(repeats))
     return GradientRow(told, error, cosine, native, seconds, peak, how)
@@ -210,25 +221,15 @@ def _row(
 
 def _with(method: Method, estimator: Estimator, chunk: int | None) -> Method:
     """The same learner under another estimator. It shares weights with `method`."""
-    other = Method(method.name, method.learner, estimator, chunk=chunk or method.chunk)
-    other._told_progress = True  # its pieces stand where those of `method` do: nothing to say
-    return other
+    return method.replace(estimator=estimator, chunk=chunk)
 
 
 def _seeded(method: Method, tasks: Task, seed: int) -> MetaGradient:
-    """One meta-gradient with the random numbers of `seed`; the global generator is left as it is.
-
-    What a solver remembers from task to task is put back, so that every call is the same.
-    """
-    device = tasks.support.x.device
-    kept = {k: v.clone() for k, v in method.named_buffers()}
+    """One meta-gradient with the random numbers of `seed`; torch's generator stays as it was."""
+    device = leaf(tasks.support.x).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        found = method.meta_gradient(tasks)
-    with torch.no_grad():
-        for k, v in method.named_buffers():
-            v.copy_(kept[k])
-    return found
+        return method.meta_gradient(tasks)
 
 
 def _seconds(method: Method, tasks: Task, device: torch.device) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..call import policy as norms
 from ..call.model import ModelCall
-from ..core.types import Params
+from ..core.types import Batch, Params
 from ..objective.losses import Loss
 from .advice import forward_advice
 from .probes import Target
@@ -135,7 +135,8 @@ def _support_loss(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str 
     stacked = set(primals)
 
     def many(p: Params, d: Params) -> Tensor:
-        return loss(call(params | p, stacked, d["x"], "check", None), d["y"]).sum()
+        outputs = call(params | p, stacked, d["x"], "check", None)
+        return loss(outputs, Batch(d["x"], d["y"])).sum()
 
     def one(p: Params, d: Params) -> Tensor:
         return many({k: v[None] for k, v in p.items()}, {k: v[None] for k, v in d.items()})

@@ -56,12 +56,13 @@ def execution(
     own: Sequence[nn.Module] = (),
     *,
     training: bool = True,
-    progress: float = 0.0,
+    progress: float | None = None,
 ) -> Iterator[None]:
     """What calls need to run: the user's modes, one seed per call, differentiable kernels.
 
     `own` are the modules of learner and objective beside the models. Unless `training`, they and
-    the models are in eval mode: no dropout in layers or gradients.
+    the models are in eval mode: no dropout in layers or gradients. Layers that change over a
+    training are told its `progress`, if it is given.
 
     One at a time: a functional call sets weights in a module tree and kernels are chosen for the
     whole process, so threads take turns.
@@ -69,7 +70,8 @@ def execution(
     with TURN, torch.inference_mode(False):
         for call in calls:
             call.follow_modes(training)
-            call.follow_progress(progress)
+            if progress is not None:
+                call.follow_progress(progress)
         before = [module.training for module in own]
         seed = streams.common(int(torch.randint(2**62, ())))
         recurrent = any(not call.batchable for call in calls)

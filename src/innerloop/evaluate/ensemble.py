@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..core.contract import Objective
 from ..core.types import Task
 from .run import Evaluable
 
@@ -26,6 +27,11 @@ class Ensemble(nn.Module):
         if not members:
             raise ValueError("an ensemble needs at least one method, got none")
         self.members = nn.ModuleList(members)
+
+    @property
+    def objective(self) -> Objective:
+        """What the first member is scored by."""
+        return cast(Evaluable, self.members[0]).objective
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
         """Query outputs (S+1, T, n, ...) before adaptation and after each of S inner steps."""

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core import streams
-from ..core.types import Batch, Task
+from ..core.contract import Metric, Objective
+from ..core.types import Batch, Task, Tree, concat, leaf, leaves, mapped, to
 from ..data.source import Source
-from .result import EvaluationResult, Metric
+from .result import EvaluationResult
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,12 @@ ENOUGH_TASKS = 600
 
 
 class Evaluable(Protocol):
-    """What can be scored: a `Method`, or a baseline with the same two functions."""
+    """What can be scored: a `Method`, or a baseline with the same three things."""
+
+    @property
+    def objective(self) -> Objective:
+        """What it is scored by: its metric."""
+        ...
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
         """Query outputs (S+1, T, n, ...) before adaptation and after each of S inner steps."""
@@ -45,14 +51,15 @@ def evaluate(
     seed: int = 0,
     batch: int = 16,
     stream: str = "test",
+    metric: Metric | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Score of `method` on `tasks` tasks of `source`, before and after each inner step.
 
     Task i is drawn from `streams.generator(seed, stream, i)`: the same tasks for every method and
-    every `batch` (the number of tasks that run together). Classification is scored by accuracy,
-    regression by the mean squared error over a task's queries. An output that is not finite counts
-    as wrong. `progress(done, tasks)` is called after each batch.
+    every `batch` (the number of tasks that run together). The score is the metric of the method's
+    objective, or `metric`. An output that is not finite counts as wrong in an accuracy. A list of
+    tasks is a source as well, of any shapes. `progress(done, tasks)` is called after each batch.
 
     Raises: ValueError if `tasks`, `batch` or `steps` is out of range, or the outputs do not have
     the shape that the labels ask for.
@@ -65,26 +72,30 @@ def evaluate(
             ENOUGH_TASKS,
         )
     device = device_of(method)
-    metric: Metric = "accuracy" if source.spec.kind == "classification" else "mse"
+    metric = metric or method.objective.metric
     digest = hashlib.blake2b(digest_size=16)
     parts: list[np.ndarray] = []
     bad: list[Tensor] = []
     seconds = 0.0
     for first, task in draw_tasks(source, tasks, batch=batch, seed=seed, stream=stream):
         _update_digest(digest, task)
-        task = to_device(task, device)
+        task = to(task, device)
         began = time.perf_counter()
         # Whatever is random inside (dropout) is a function of the seed and the task, too.
-        with streams.common(seed), streams.replay("evaluate", first, device=task.query.x.device):
-            outputs = method.query_outputs(task, steps).cpu()
-        parts.append(score(outputs, task.query.y.cpu(), metric).numpy())
-        bad.append(~outputs.isfinite().flatten(2).all(2))
+        with (
+            streams.common(seed),
+            streams.replay("evaluate", first, device=leaf(task.query.x).device),
+        ):
+            outputs = to(method.query_outputs(task, steps), "cpu")
+        query = to(task.query, "cpu")
+        parts.append(score(outputs, query, metric).numpy())
+        bad.append(~torch.stack([v.isfinite().flatten(2).all(2) for v in leaves(outputs)]).all(0))
         seconds += time.perf_counter() - began
         if progress is not None:
             progress(min(first + batch, tasks), tasks)
     _warn_if_not_finite(torch.cat([row[-1] for row in bad]))
     return EvaluationResult(
-        metric=metric,
+        metric=metric.name,  # type: ignore[arg-type]
         values=np.concatenate(parts, axis=1),
         method=dict(method.describe()),
         source=dict(source.describe()),
@@ -107,58 +118,41 @@ def draw_tasks(
         last = min(first + batch, tasks)
         yield (
             first,
-            stack(
+            concat(
                 [source.sample(streams.generator(seed, stream, i), 1) for i in range(first, last)]
             ),
         )
 
 
-def stack(tasks: list[Task]) -> Task:
-    """One stacked task out of several, along the task axis."""
-    support = Batch(
-        torch.cat([task.support.x for task in tasks]), torch.cat([task.support.y for task in tasks])
-    )
-    query = Batch(
-        torch.cat([task.query.x for task in tasks]), torch.cat([task.query.y for task in tasks])
-    )
-    return Task(support, query)
-
-
-def to_device(task: Task, device: torch.device | None) -> Task:
-    """The task on `device`; None leaves it where it is."""
-    if device is None:
-        return task
-    return Task(*(Batch(part.x.to(device), part.y.to(device)) for part in task))
-
-
-def device_of(method: Evaluable) -> torch.device | None:
-    """Where the parameters of the method are; None when it is not a module or has none."""
+def device_of(method: Evaluable) -> torch.device:
+    """Where the parameters of the method are; the CPU when it is not a module or has none."""
     if not isinstance(method, nn.Module):
-        return None
+        return torch.device("cpu")
     parameter = next(method.parameters(), None)
-    return None if parameter is None else parameter.device
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
-def score(outputs: Tensor, y: Tensor, metric: Metric) -> Tensor:
-    """Scores (S+1, T) of outputs (S+1, T, n, classes, ...) or (S+1, T, n, d) for labels y.
+def score(outputs: Tree, query: Batch, metric: Metric) -> Tensor:
+    """Scores (S+1, T) in float64 of outputs (S+1, T, n, ...) on a query set (T, n, ...).
 
     Raises: ValueError if the shapes do not belong together.
     """
-    if metric == "accuracy":
-        if outputs.ndim != y.ndim + 2 or (*outputs.shape[1:3], *outputs.shape[4:]) != y.shape:
-            raise ValueError(
-                f"query_outputs has shape {tuple(outputs.shape)} for labels {tuple(y.shape)}: "
-                "expected (steps + 1, tasks, queries, classes, ...), queries as in the labels."
-            )
-        finite = outputs.isfinite().all(3)
-        right = (outputs.argmax(3) == y) & finite
-        return right.double().flatten(2).mean(2)
-    if outputs.shape[1:] != y.shape:
+    wide, labels = to(outputs, torch.float64), to(query, torch.float64)
+    steps = len(leaf(wide))
+    try:
+        values = [metric.value(at_step(wide, s), labels) for s in range(steps)]
+        return torch.stack(values).double()
+    except RuntimeError as error:
         raise ValueError(
-            f"query_outputs has shape {tuple(outputs.shape)} for targets {tuple(y.shape)}: "
-            "expected (steps + 1, *targets)."
-        )
-    return (outputs.double() - y.double()).square().flatten(2).mean(2)
+            f"query_outputs has shape {tuple(leaf(outputs).shape)} for labels "
+            f"{tuple(leaf(query.y).shape)}, and the metric {metric.name} cannot compare them: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def at_step(outputs: Tree, step: int) -> Tree:
+    """Outputs (T, n, ...) after one of the steps of (S+1, T, n, ...)."""
+    return mapped(lambda v: v[step], outputs)
 
 
 def _check_counts(tasks: int, batch: int, steps: int | None) -> None:
@@ -168,7 +162,7 @@ def _check_counts(tasks: int, batch: int, steps: int | None) -> None:
 
 
 def _update_digest(digest: hashlib.blake2b, task: Task) -> None:
-    tensors = [_as_integers(tensor) for part in task for tensor in part]
+    tensors = [_as_integers(tensor) for tensor in leaves(task)]
     for i in range(tensors[0].shape[0]):
         for tensor in tensors:
             digest.update(tensor[i].numpy().tobytes())
@@ -192,7 +186,7 @@ def _warn_if_not_finite(bad: Tensor) -> None:
         )
 
 
-def _device_name(device: torch.device | None) -> str:
-    if device is not None and device.type == "cuda":
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{'cpu' if device is None else device.type} ({torch.get_num_threads()} threads)"
+    return f"{device.type} ({torch.get_num_threads()} threads)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class GradientLearner(Learner):
             )
         first = params[self.names[0]]
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
-        for term in self.inner:
+        for term in self.terms():
             term.bind(first)
         self._functions: dict[int, FunctionCall] = {}
         self._way = _Descent(self)
@@ -133,6 +133,14 @@ class GradientLearner(Learner):
     def calls(self) -> list[Network]:
         return [self.call, *self._functions.values()]
 
+    def terms(self) -> list[Term]:
+        """The inner objective's addends."""
+        return cast(list[Term], list(self.inner))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions are known by identity, which a copy in another process does not keep."""
+        return self.__dict__ | {"_functions": {}}
+
     def offer(self, view: type[V]) -> V | Refusal:
         reason = self._refuse(view)
         if reason is not None:
@@ -151,7 +159,7 @@ class GradientLearner(Learner):
         return found
 
     def describe(self) -> dict[str, str]:
-        fit, *others = [term.describe() for term in self.inner]
+        fit, *others = [term.describe() for term in self.terms()]
         solver = ", ".join([self.solver.describe(), *others])
         if self.examples is not None:
             solver += f", {self.examples.describe()}"
@@ -185,7 +193,7 @@ class GradientLearner(Learner):
                 "for none of them",
                 "Use `examples=None`, or use `Adjoint()`",
             )
-        if self.solver.tolerance is None and not any(t.convex_from() for t in self.inner):
+        if self.solver.tolerance is None and not any(t.convex_from() for t in self.terms()):
             return Refusal(
                 f"`{name}` without a penalty or a tolerance: phi is not a stationary point of "
                 "anything",
@@ -217,7 +225,7 @@ class GradientLearner(Learner):
     def _stream(self, t: int) -> str:
         """Fresh dropout masks at every step, but one mask where phi seeks a stationary point."""
         one_objective = self.solver.tolerance is not None or any(
-            term.convex_from() for term in self.inner
+            term.convex_from() for term in self.terms()
         )
         return "support" if one_objective else f"support {t}"
 
@@ -256,7 +264,7 @@ class _Descent(Path):
         at = _At(self.learner, meta, point, data)
         first, *others = [
             term.losses(trees.under(f"inner.{i}.", meta), at)
-            for i, term in enumerate(self.learner.inner)
+            for i, term in enumerate(self.learner.terms())
         ]
         return sum(others, first)
 

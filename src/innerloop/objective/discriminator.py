@@ -94,6 +94,9 @@ class Discriminator(Wrapped):
             {"auxiliary_loss": loss, "auxiliary_accuracy": accuracy.to(loss.dtype)}
         )
 
+    def wants_labelled(self) -> bool:
+        return True
+
     def calls(self) -> list[Network]:
         return [self._call, *super().calls()]
 

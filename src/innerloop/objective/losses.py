@@ -44,7 +44,7 @@ class Loss:
         self.name = name
         self.labels: Labels | None = labels
         self.distance: Distance | None = distance
-        self.metric = metric or Metric(name, False, self)
+        self.metric = metric or Metric("query_loss", False, self)
         self.each = each
         self._losses = losses
 

@@ -57,9 +57,10 @@ def accuracy(ignored: int | None = IGNORED) -> Metric:
 
     def value(outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
-        right = (scores.argmax(2) == batch.y).to(scores.dtype)
+        # An output that is not finite is no answer; arg-max alone would give it a class.
+        right = (scores.argmax(2) == batch.y) & scores.isfinite().all(2)
         counts = None if ignored is None else batch.y != ignored
-        return mean(right, counts, batch.weight)
+        return mean(right.to(scores.dtype), counts, batch.weight)
 
     return Metric("accuracy", True, value)
 

@@ -58,7 +58,7 @@ class ComputedQuery(Objective):
         self.name = name if name.isidentifier() else "loss"
         if metric is None:
             self._predicts = False
-            self.metric = Metric(self.name, False, lambda losses, batch: losses)
+            self.metric = Metric("query_loss", False, lambda losses, batch: losses)
         else:
             self._predicts = True
             self.metric = as_metric(metric)
@@ -108,6 +108,9 @@ class Wrapped(Objective):
 
     def beside(self, learner: Learner, meta: Params, labelled: Batch) -> tuple[Tensor, Params]:
         return self.objective.beside(learner, meta, labelled)
+
+    def wants_labelled(self) -> bool:
+        return self.objective.wants_labelled()
 
     def calls(self) -> list[Network]:
         return self.objective.calls()

@@ -83,7 +83,7 @@ def adapt_images(
     support_dir, out = Path(support_dir), Path(out)
     asked_for = Path(query) if isinstance(query, str | Path) else [Path(path) for path in query]
     _check_out(out, [support_dir, *([asked_for] if isinstance(asked_for, Path) else [])])
-    if method.learner.kind != "classification":
+    if method.objective.metric.name != "accuracy":
         raise ValueError(f"{method.name} was trained for regression: it has no classes to predict.")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")

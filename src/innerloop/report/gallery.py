@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..core import streams
-from ..core.types import Batch, Task
+from ..core.types import Batch, Task, concat, to
 from ..data.source import Source
 from ..evaluate import diagnose
 from ..evaluate.result import EvaluationResult
-from ..evaluate.run import device_of, stack, to_device
+from ..evaluate.run import device_of
 from ..method import Method
 from . import plot
 from .page import Picture
@@ -129,7 +129,7 @@ def _tasks(method: Method, source: Source, result: EvaluationResult, count: int)
     drawn = [
         source.sample(streams.generator(result.seed, result.stream, i), 1) for i in range(count)
     ]
-    return to_device(stack(drawn), device_of(method))
+    return to(concat(drawn), device_of(method))
 
 
 def _with_truth(
@@ -147,7 +147,7 @@ def _with_truth(
         tasks.append(task)
         points.append(Task(Batch(x, truth(x)), Batch(x, truth(x))))
     device = device_of(method)
-    return to_device(stack(tasks), device), to_device(stack(points), device).query
+    return to(concat(tasks), device), to(concat(points), device).query
 
 
 def _vector(title: str, drawn: Figure, caption: str) -> Picture:

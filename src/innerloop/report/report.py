@@ -48,7 +48,7 @@ def write_report(
         raise ValueError("Give both method and source (for the pictures of tasks), or neither.")
     name = result.method.get("method", "method")
     results = {name: result, **_renamed(baselines or {}, name)}
-    trained_steps = getattr(method.learner, "steps", None) if method is not None else None
+    trained_steps = None if method is None else method.steps
     body = [
         page.cards(_headline(results)),
         *_policy(result),

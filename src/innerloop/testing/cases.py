@@ -11,23 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.types import Params
-from ..learn import BootstrappedLearner, GradientLearner, PerStepNorm, PrototypeStart
-from ..objective import MultiStep
-from ..objective.losses import per_task
-from ..scope import All, Context, Except, Only, Zeroed
+from ..learn import MiniBatches
+from ..objective import Bootstrapped, Loss, MultiStep, Proximal, Query, Regulariser, per_task
+from ..objective.losses import LossLike
+from ..scope import All, Context, Except, Only, PerStep, Prototypes, Scope, Zeroed
 from ..solve import (
     Adam,
     GradientDescent,
     PerLayer,
     PerLayerPerStep,
     PerParameter,
-    Proximal,
     Rate,
     Scalar,
-    Solver,
 )
 from . import models, solvers
 from .case import Case
+from .compositions import compositions
 from .solvers import SOLVERS
 
 NO_FORWARD_MODE = {"GroupNorm", "GroupNorm, maps"}
@@ -37,7 +36,7 @@ NO_FORWARD_MODE = {"GroupNorm", "GroupNorm, maps"}
 def cases() -> list[Case]:
     """Every composition of the suite, each with its own name."""
     table = [*_layers(), *_rates(), *_updates(), *_scopes(), *_objectives(), *_losses()]
-    table += _every_step()
+    table += [*_every_step(), *compositions()]
     names = [case.name for case in table]
     assert len(set(names)) == len(names), "two cases of one name"
     return table
@@ -105,7 +104,7 @@ def _updates() -> Iterator[Case]:
         "perceptron / LSTM update, mini-batches",
         models.FLAT["perceptron"],
         solvers.lively_lstm,
-        batch_size=4,
+        examples=MiniBatches(4),
     )
 
 
@@ -113,21 +112,24 @@ def _scopes() -> Iterator[Case]:
     """What is adapted, and whose statistics are used."""
     affine = models.FLAT["BatchNorm, affine"]
     for name, solver in SOLVERS.items():
-        yield Case(f"BatchNorm, affine / {name} / only head", affine, solver, scope=Only("3.*"))
-        yield Case(f"BatchNorm, affine / {name} / except head", affine, solver, scope=Except("3.*"))
-        yield Case(f"context / {name}", models.contextual, solver, scope=Context())
+        yield Case(
+            f"BatchNorm, affine / {name} / only head", affine, solver, scope=lambda: Only("3.*")
+        )
+        yield Case(
+            f"BatchNorm, affine / {name} / except head", affine, solver, scope=lambda: Except("3.*")
+        )
+        yield Case(f"context / {name}", models.contextual, solver, scope=Context)
     for name in ("gradient descent", "Adam"):
         solver = SOLVERS[name]
-        yield Case(f"FiLM / {name}", models.modulated, solver, (1, 6, 6), scope=Context())
+        yield Case(f"FiLM / {name}", models.modulated, solver, (1, 6, 6), scope=Context)
         yield Case(f"bias transformation / {name}", models.biased, solver)
-        zeroed = Zeroed(All(), "3.*")
-        yield Case(f"BatchNorm, affine / {name} / head from zero", affine, solver, scope=zeroed)
-        yield Case(
-            f"BatchNorm, affine / {name} / head from prototypes",
-            affine,
-            solver,
-            make=lambda model, solver: PrototypeStart(model, solver, head="3"),
-        )
+        starts: dict[str, Callable[[], Scope]] = {
+            "zero": lambda: Zeroed(All(), "3.*"),
+            "prototypes": lambda: Prototypes(All(), "3"),
+        }
+        for told, scope in starts.items():
+            row = f"BatchNorm, affine / {name} / head from {told}"
+            yield Case(row, affine, solver, scope=scope)
     descent = SOLVERS["gradient descent"]
     for policy in ("batch", "support", "running"):
         yield Case(
@@ -150,14 +152,14 @@ def _objectives() -> Iterator[Case]:
     affine, plain = models.FLAT["BatchNorm, affine"], models.FLAT["perceptron"]
     for name, solver in SOLVERS.items():
         yield Case(
-            f"BatchNorm, affine / {name} / proximal", affine, solver, penalty=lambda: Proximal(0.7)
+            f"BatchNorm, affine / {name} / proximal", affine, solver, terms=lambda: [Proximal(0.7)]
         )
     descent = SOLVERS["gradient descent"]
     learned = Case(
         "BatchNorm, affine / gradient descent / proximal, learned",
         affine,
         descent,
-        penalty=lambda: Proximal(0.7, learned=True),
+        terms=lambda: [Proximal(0.7, learned=True)],
     )
     yield learned
     yield replace(
@@ -165,37 +167,39 @@ def _objectives() -> Iterator[Case]:
         name="LayerNorm / gradient descent, 60 steps / proximal, learned",
         model=models.FLAT["LayerNorm"],
         solver=lambda: GradientDescent(0.3, 60),
-        penalty=lambda: Proximal(2.0, learned=True),
+        terms=lambda: [Proximal(2.0, learned=True)],
         converged=True,
     )
     yield Case(
         "perceptron / gradient descent, 60 steps / proximal",
         plain,
         lambda: GradientDescent(0.3, 60),
-        penalty=lambda: Proximal(2.0),
+        terms=lambda: [Proximal(2.0)],
         converged=True,
     )
     yield Case(
         "perceptron / gradient descent, 60 steps / proximal, only head",
         plain,
         lambda: GradientDescent(0.5, 60),
-        scope=Only("2.*"),
-        penalty=lambda: Proximal(1.0),
+        scope=lambda: Only("2.*"),
+        terms=lambda: [Proximal(1.0)],
         converged=True,
     )
     yield Case(
         "perceptron / gradient descent / weight decay",
         plain,
         descent,
-        regulariser=lambda w: 0.05 * sum_of_squares(w),
+        terms=lambda: [Regulariser(lambda w: 0.05 * sum_of_squares(w))],
     )
-    yield Case("perceptron / gradient descent / mini-batches", plain, descent, batch_size=4)
-    yield Case("perceptron / Adam / mini-batches", plain, SOLVERS["Adam"], batch_size=4)
+    yield Case(
+        "perceptron / gradient descent / mini-batches", plain, descent, examples=MiniBatches(4)
+    )
+    yield Case("perceptron / Adam / mini-batches", plain, SOLVERS["Adam"], examples=MiniBatches(4))
     yield Case(
         "dropout / Adam / mini-batches",
         models.FLAT["dropout"],
         SOLVERS["Adam"],
-        batch_size=4,
+        examples=MiniBatches(4),
     )
     yield Case(
         "perceptron / gradient descent, tolerance",
@@ -240,9 +244,10 @@ def _every_step() -> Iterator[Case]:
     flat, picture = models.FLAT["BatchNorm, affine"], models.PICTURES["BatchNorm2d, affine"]
     for name in SOLVERS:
         per_step = partial(solvers.solver_of, name, PerLayerPerStep)
-        yield Case(f"BatchNorm, affine / {name} / multi-step", flat, SOLVERS[name], make=_multi)
-        yield Case(f"BatchNorm, affine / {name} / norm per step", flat, SOLVERS[name], make=_own)
-        yield Case(f"BatchNorm, affine / {name} / MAML++", flat, per_step, make=_both)
+        row = f"BatchNorm, affine / {name}"
+        yield Case(f"{row} / multi-step", flat, SOLVERS[name], objective=multi_step)
+        yield Case(f"{row} / norm per step", flat, SOLVERS[name], scope=per_step_norm)
+        yield Case(f"{row} / MAML++", flat, per_step, scope=per_step_norm, objective=multi_step)
     descent = SOLVERS["gradient descent"]
     for name in SOLVERS:
         yield Case(
@@ -250,44 +255,39 @@ def _every_step() -> Iterator[Case]:
             flat,
             SOLVERS[name],
             constant_target=True,
-            make=BootstrappedLearner,
+            objective=Bootstrapped,
         )
-    yield Case("BatchNorm2d / gradient descent / MAML++", picture, descent, (1, 6, 6), make=_both)
+    yield Case(
+        "BatchNorm2d / gradient descent / MAML++",
+        picture,
+        descent,
+        (1, 6, 6),
+        scope=per_step_norm,
+        objective=multi_step,
+    )
     yield Case(
         "perceptron / gradient descent, tolerance / multi-step",
         models.FLAT["perceptron"],
         lambda: GradientDescent(0.4, 6, tolerance=0.25),
-        make=_multi,
+        objective=multi_step,
     )
     yield Case(
         "BatchNorm, affine / Adam / MAML++, mini-batches, norm support",
         flat,
         SOLVERS["Adam"],
-        make=lambda model, solver: PerStepNorm(
-            model, solver, norm="support", batch_size=4, multi_step=MultiStep()
-        ),
+        norm="support",
+        examples=MiniBatches(4),
+        scope=per_step_norm,
+        objective=multi_step,
     )
 
 
-def _multi(model: nn.Module, solver: Solver) -> GradientLearner:
-    return GradientLearner(model, solver, multi_step=MultiStep())
+def multi_step(loss: LossLike | Loss) -> MultiStep:
+    return MultiStep(Query(loss))
 
 
-def _own(model: nn.Module, solver: Solver) -> GradientLearner:
-    return _lively(PerStepNorm(model, solver))
-
-
-def _both(model: nn.Module, solver: Solver) -> GradientLearner:
-    return _lively(PerStepNorm(model, solver, multi_step=MultiStep()))
-
-
-def _lively(learner: PerStepNorm) -> GradientLearner:
-    """Steps that differ: all start from the same values."""
-    generator = torch.Generator().manual_seed(6)
-    with torch.no_grad():
-        for p in learner.later.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=generator))
-    return learner
+def per_step_norm() -> PerStep:
+    return PerStep(All())
 
 
 def sum_of_squares(weights: Params) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..call.model import differentiable_kernels
+from ..core import path as loop
 from ..core import streams, trees
-from ..core.contract import Estimator
-from ..core.curvature import Where
-from ..core.types import Params, Task
+from ..core.contract import Estimator, Learner, OuterWeights, Path, Refusal
+from ..core.types import Params, Task, count, mapped, rows, to
 from ..doctor import central_differences
 from ..doctor.gradient import flat_gradient
 from ..estimate import (
@@ -28,7 +28,6 @@ from ..estimate import (
     Unrolled,
     split,
 )
-from ..learn import FeatureLearner, GradientLearner
 from ..method import Method
 from .case import Case, FeatureCase
 
@@ -105,16 +104,18 @@ def check_case(
     case: Case | FeatureCase, *, dense: bool = False, device: str = "cpu"
 ) -> Conformance:
     """Measure one composition; `dense` differences every meta-parameter, not 3 directions."""
-    learner = case.learner().to(device)
-    support, query = (type(b)(b.x.to(device), b.y.to(device)) for b in case.tasks())
-    tasks = Task(support, query)
-    method = Method("conformance", learner, Unrolled(), chunk=1)
+    learner, objective = case.learner().to(device), case.judged_by().to(device)
+    tasks = to(case.tasks(), device)
+    usual = case.estimator if isinstance(case, Case) else Unrolled
+    method = Method(learner, objective, usual(), chunk=1)
     before = _state(learner)
-    reference = flat_gradient(method, tasks, Unrolled())
-    fused = Method("conformance", learner, Unrolled(), chunk=len(support.x))
-    exact, refused, implicit = {}, [], None
-    first = difference = symmetry = None
-    if isinstance(learner, GradientLearner):
+    reference = flat_gradient(method, tasks, usual())
+    fused = method.replace(chunk=count(tasks))
+    exact: dict[str, float] = {}
+    refused: list[str] = []
+    implicit = first = difference = symmetry = None
+    path = learner.offer(Path)  # type: ignore[type-abstract]
+    if not isinstance(path, Refusal):
         for name, make in EXACT.items():
             try:
                 exact[name] = _relative(flat_gradient(fused, tasks, make()), reference)
@@ -123,7 +124,7 @@ def check_case(
         first = _relative(flat_gradient(method, tasks, FirstOrder()), reference)
         estimator = Adjoint(FiniteDifference())
         difference = _relative(flat_gradient(method, tasks, estimator), reference)
-        symmetry = _symmetry_error(learner, tasks, refused)
+        symmetry = _symmetry_error(learner, path, tasks, refused)
     if isinstance(case, Case) and case.converged:
         solved = Implicit(ConjugateGradient(len(reference)))
         implicit = _relative(flat_gradient(fused, tasks, solved), reference)
@@ -135,8 +136,8 @@ def check_case(
         first,
         None if moving else _dense_error(fused, tasks, reference, case.step, dense),
         exact,
-        _relative(flat_gradient(fused, tasks, Unrolled()), reference),
-        _order_error(learner, tasks, [EXACT[k] for k in exact]),
+        _relative(flat_gradient(fused, tasks, usual()), reference),
+        _order_error(method, tasks, [usual, *(EXACT[k] for k in exact)]),
         symmetry,
         difference,
         implicit,
@@ -157,26 +158,29 @@ def _dense_error(method: Method, tasks: Task, reference: Tensor, step: float, de
     return _relative(directions @ reference, slopes)
 
 
-def _order_error(
-    learner: GradientLearner | FeatureLearner,
-    tasks: Task,
-    others: list[Callable[[], Estimator]],
-) -> float:
+def _order_error(method: Method, tasks: Task, makes: list[Callable[[], Estimator]]) -> float:
     """Hand the meta-parameters over in reverse order: every gradient must keep its name."""
+    learner, objective = method.learner, method.objective
     tasks = _batchable(learner, tasks)
-    meta = {k: p.detach().requires_grad_(p.requires_grad) for k, p in learner.named_parameters()}
+    named = dict(learner.named_parameters())
+    named |= {f"objective.{k}": p for k, p in objective.named_parameters()}
+    meta = {k: p.detach().requires_grad_(p.requires_grad) for k, p in named.items()}
     shuffled = {k: meta[k] for k in reversed(meta)}
+    path = learner.offer(Path)  # type: ignore[type-abstract]
+    steps = 0 if isinstance(path, Refusal) else path.steps
+    weights = OuterWeights(objective.weights(steps, 0.0))
     errors = []
-    for make in [Unrolled, *others]:
+    for make in makes:
+        function = make().on(learner, objective)
         with streams.common(0), differentiable_kernels():
-            straight = make()(learner, meta, tasks).grads
-            turned = make()(learner, shuffled, tasks).grads
+            straight = function(meta, tasks, weights).grads
+            turned = function(shuffled, tasks, weights).grads
         assert set(straight) == set(turned)
         errors.append(_relative(_flat(turned, straight), _flat(straight, straight)))
     return max(errors)
 
 
-def _symmetry_error(learner: GradientLearner, tasks: Task, refused: list[str]) -> float:
+def _symmetry_error(learner: Learner, path: Path, tasks: Task, refused: list[str]) -> float:
     """<u, Hv> = <v, Hu> task by task, by two separate products of each exact oracle."""
     tasks = _batchable(learner, tasks)
     meta = {k: p.detach() for k, p in learner.named_parameters()}
@@ -186,8 +190,9 @@ def _symmetry_error(learner: GradientLearner, tasks: Task, refused: list[str]) -
         oracles.append(ForwardOverReverse())
     errors = []
     with streams.common(0), differentiable_kernels():
-        phi = {k: v.clone() for k, v in learner.start(meta, tasks.support).items()}
-        where = Where(learner, meta, 0, phi, tasks.support)
+        point = loop.begin(path, meta, tasks.support)
+        phi = {k: v.clone() for k, v in point.phi.items()}
+        losses = loop.losses_of(path, point, path.data(meta, point, tasks.support))
         u, v = (
             {
                 k: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
@@ -196,23 +201,28 @@ def _symmetry_error(learner: GradientLearner, tasks: Task, refused: list[str]) -
             for _ in range(2)
         )
         for oracle in oracles:
-            hv, hu = (_filled(oracle.at(where).pull(w)[0], phi) for w in (v, u))
+            hv, hu = (
+                trees.filled(oracle.view(losses, meta, phi).product(w)[0], phi) for w in (v, u)
+            )
             left, right = trees.dot(u, hv), trees.dot(v, hu)
             scale = trees.norm(hv) * trees.norm(u) + 1e-300
             errors.append(float(((left - right).abs() / scale).max()))
     return max(errors)
 
 
-def _batchable(learner: GradientLearner | FeatureLearner, tasks: Task) -> Task:
+def _batchable(learner: Learner, tasks: Task) -> Task:
     """The first task alone, where layers do not batch."""
-    return tasks if learner.call.batchable else split(tasks, 1)[0]
+    alone = any(not call.batchable for call in learner.calls())
+    return split(tasks, 1)[0] if alone else tasks
 
 
 def _adapts_apart(method: Method, tasks: Task) -> bool:
     """Adapting leaves the meta-model as it is, bit for bit."""
     before = _state(method.learner)
-    module = method.adapt(tasks.support.x[0], tasks.support.y[0])
-    module(tasks.query.x[0])
+    one = rows(tasks, slice(0, 1))
+    x, y, q = (mapped(lambda v: v[0], tree) for tree in (*one.support[:2], one.query.x))
+    module = method.adapt(x, y)
+    module(**q) if isinstance(q, dict) else module(q)
     return _same(before, _state(method.learner))
 
 
@@ -224,10 +234,6 @@ def _state(learner: torch.nn.Module) -> dict[str, Tensor]:
 
 def _same(a: Params, b: Params) -> bool:
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
-
-
-def _filled(found: Params, like: Params) -> Params:
-    return {k: found.get(k, torch.zeros_like(v)) for k, v in like.items()}
 
 
 def _flat(tree: Params, order: Params) -> Tensor:

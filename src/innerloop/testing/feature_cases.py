@@ -7,16 +7,18 @@ from functools import partial
 
 from torch import nn
 
+from ..core.contract import Learner
 from ..heads import SVM, Logistic, Ridge
-from ..learn import FeatureLearner, HeadLearner, MatchingLearner, ProtoLearner
+from ..learn import HeadLearner, MatchingLearner, ProtoLearner
+from ..learn.head import Targets
 from . import models
 from .case import FeatureCase
 
-Make = Callable[[nn.Module], FeatureLearner]
+Make = Callable[[nn.Module], Learner]
 
 
-def ridge(m: nn.Module, *, norm: str | None = None, loss: str = "cross_entropy") -> HeadLearner:
-    return HeadLearner(m, Ridge(0.5), loss=loss, norm=norm, scale=2.0)
+def ridge(m: nn.Module, *, norm: str | None = None, targets: Targets = "classes") -> HeadLearner:
+    return HeadLearner(m, Ridge(0.5), targets=targets, norm=norm, scale=2.0)
 
 
 def fixed_ridge(m: nn.Module) -> HeadLearner:
@@ -99,5 +101,5 @@ def _values() -> Iterator[FeatureCase]:
     """Regression."""
     for told, model in {"perceptron": models.FLAT["perceptron"], "wide": wide}.items():
         for loss in ("mse", "huber"):
-            make = partial(ridge, loss=loss)
-            yield FeatureCase(f"{told} / ridge / {loss}", model, make, labels="values")
+            make = partial(ridge, targets="values")
+            yield FeatureCase(f"{told} / ridge / {loss}", model, make, labels="values", loss=loss)

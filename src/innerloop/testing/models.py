@@ -130,6 +130,40 @@ class Words(nn.Module):
         return self.head(self.table(x).mean(1).tanh())
 
 
+class MaskedWords(nn.Module):
+    """The mean embedding of the words that are not masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(8, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        shown = self.table(ids) * mask.unsqueeze(-1)
+        return self.head((shown.sum(1) / mask.sum(1, keepdim=True)).tanh())
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer with a trained low-rank addition: x -> W x + up down x."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int = 2) -> None:
+        super().__init__()
+        self.base = nn.Linear(inputs, outputs).requires_grad_(False)
+        self.down = nn.Parameter(0.5 * torch.randn(rank, inputs))
+        self.up = nn.Parameter(0.5 * torch.randn(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.down.mT @ self.up.mT
+
+
+def low_rank() -> nn.Module:
+    return nn.Sequential(LowRank(2, 6), nn.Tanh(), LowRank(6, 3))
+
+
+def scalar_field() -> nn.Module:
+    """One number in, one smooth number out."""
+    return mlp(1, 1, (6,), activation="tanh")
+
+
 def frozen() -> nn.Module:
     """The first layer takes no part in anything."""
     net = Features(nn.BatchNorm1d(6))

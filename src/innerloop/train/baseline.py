@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..core.contract import Learner, Objective
 from ..core.types import Batch, MetaGradient, Task
 from ..data.source import Source, Spec
 from ..method import Method
@@ -28,27 +28,42 @@ class Pretrained(nn.Module):
         self.name = "pretrained"
 
     @property
-    def learner(self) -> nn.Module:
+    def learner(self) -> Learner:
         """The learner that adapts."""
         return self.tune.learner
 
+    @property
+    def objective(self) -> Objective:
+        """What it is scored by."""
+        return self.tune.objective
+
+    @property
+    def steps(self) -> int:
+        """The inner steps of the fine-tuning."""
+        return self.tune.steps
+
     def meta_gradient(
-        self, tasks: Task, *, share: Callable[[MetaGradient], MetaGradient] | None = None
+        self,
+        tasks: Task,
+        *,
+        progress: float = 0.0,
+        weight: Tensor | None = None,
+        labelled: Batch | None = None,
     ) -> MetaGradient:
         """The gradient of the mean loss over the query sets of `tasks`, without adaptation.
 
-        `share` as in `Method.meta_gradient`.
+        All else as `Method.meta_gradient`.
         """
-        result = self.joint.meta_gradient(tasks, share=share)
+        result = self.joint.meta_gradient(
+            tasks, progress=progress, weight=weight, labelled=labelled
+        )
         known = {f"joint.{k}": g for k, g in result.grads.items()}
-        grads = {
-            k: known[k] if k in known else torch.zeros_like(p) for k, p in self.named_parameters()
-        }
+        trained = {k: p for k, p in self.named_parameters() if p.requires_grad}
+        grads = {k: known[k] if k in known else torch.zeros_like(p) for k, p in trained.items()}
         return MetaGradient(result.loss, grads, result.stats)
 
-    def progress(self, fraction: float) -> None:
-        """As `Method.progress`, of what is trained."""
-        self.joint.progress(fraction)
+    def commit(self, found: MetaGradient) -> None:
+        """As `Method.commit`: nothing outlives the tasks."""
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int | None = None) -> nn.Module:
         """The network fine-tuned on one support set."""

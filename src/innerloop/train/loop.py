@@ -26,7 +26,7 @@ from .checkpoint import State
 from .execution import apply_engine
 from .interrupt import Interrupted, Stop, stopping
 from .log import MetricsFile, Observer, TensorBoard
-from .objective import Objective
+from .objective import OuterProblem
 from .outer import NonFiniteError, OuterOptimizer
 from .ranks import LostRank, Ranks
 from .settings import Settings
@@ -69,7 +69,7 @@ def train(
     ranks = ranks or Ranks()
     ranks.enough(settings.meta_batch)
     outer = OuterOptimizer(method, settings)
-    objective = Objective(method, splits, settings, seed, ranks)
+    objective = OuterProblem(method, splits, settings, seed, ranks)
     state, damaged = checkpoint.load_newest(run_dir, method) if resume else (None, [])
     if state is None:
         state = State()
@@ -112,7 +112,7 @@ class _Run:
         seed: int,
         run_dir: Path,
         outer: OuterOptimizer,
-        objective: Objective,
+        objective: OuterProblem,
         state: State,
         observers: Sequence[Callable[[dict[str, Any]], None]],
         ranks: Ranks,
@@ -185,11 +185,10 @@ class _Run:
     def step(self) -> None:
         """Draw tasks, estimate the meta-gradient, update; `state.step` counts it only then."""
         step, progress = self.state.step, self.progress()
-        self.method.progress(progress)
         stream = streams.generator(self.seed, "train", step)
         own = self.ranks.draw(self.splits.train, stream, self.settings.meta_batch)
         try:
-            result = self.gradient(own)
+            result = self.gradient(own, progress)
         except LostRank:
             self.save()
             raise
@@ -202,20 +201,18 @@ class _Run:
         self.window.append(_numbers(result, norm))
         self.state.step = step + 1
 
-    def gradient(self, own: Task) -> MetaGradient:
+    def gradient(self, own: Task, progress: float) -> MetaGradient:
         """The meta-gradient; with it travels what else the ranks must know, a value per task."""
         ready = len(self.window) + 1 >= self.settings.log_every
         notes = unadapted(self.method, self.splits, own) if ready else {}
         _seed(streams.derive(self.seed, "step", self.state.step))
-
-        def share(found: MetaGradient) -> MetaGradient:
-            stats = {**found.stats, **notes}
-            if self.ranks.size > 1:
-                noted = found.loss.new_tensor(self.stop.signum or 0)
-                stats[SIGNAL] = noted.expand(len(own.support.x))
-            return self.ranks.mean(replace(found, stats=stats), self.settings.meta_batch)
-
-        result = self.objective.meta_gradient(self.state.step, own, share)
+        found = self.objective.meta_gradient(self.state.step, own, progress)
+        stats = {**found.stats, **notes}
+        if self.ranks.size > 1:
+            noted = found.loss.new_tensor(self.stop.signum or 0)
+            stats[SIGNAL] = noted.expand(len(next(iter(stats.values()))))
+        result = self.ranks.mean(replace(found, stats=stats), self.settings.meta_batch)
+        self.method.commit(result)
         self.before = {k: float(result.stats.pop(k).mean()) for k in notes} or self.before
         if self.ranks.size > 1:
             self.signum = int(result.stats.pop(SIGNAL).max())

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..core import streams
 from ..core.types import Batch, MetaGradient, Task
 from ..data.source import Splits
-from ..methods.concepts import ConceptMethod
 from .baseline import Trainable
 from .ranks import Ranks
 from .settings import Settings
 from .task_weights import TaskWeights
 
 
-class Objective:
+class OuterProblem:
     """The mean query loss; weighted by task group (`robust_lr`), plus a discriminator's loss.
 
     Step i draws the labelled examples of a discriminator from the stream (seed, "auxiliary", i).
@@ -28,7 +26,7 @@ class Objective:
     def __init__(
         self, method: Trainable, splits: Splits, settings: Settings, seed: int, ranks: Ranks
     ) -> None:
-        wants = isinstance(method, ConceptMethod)
+        wants = method.objective.wants_labelled()
         if wants != (splits.auxiliary is not None):
             raise ValueError(
                 f"{method.name} has a discriminator, which needs labelled examples: expected "
@@ -38,6 +36,7 @@ class Objective:
                 f"Splits(..., auxiliary=...), got {method.name}"
             )
         self._method, self._splits, self._seed, self._ranks = method, splits, seed, ranks
+        self._wants_labelled = wants
         self._tasks = settings.meta_batch
         self.weights: TaskWeights | None = None
         if settings.robust_lr is not None:
@@ -47,21 +46,14 @@ class Objective:
                 splits.train.groups, lr=settings.robust_lr, update=settings.robust_update
             )
 
-    def meta_gradient(
-        self, step: int, own: Task, share: Callable[[MetaGradient], MetaGradient]
-    ) -> MetaGradient:
-        """At this step, with this rank's tasks; `share` combines it with the other ranks'."""
-
-        def joined(found: MetaGradient) -> MetaGradient:
-            if isinstance(self._method, ConceptMethod):
-                found = self._method.joined(found, self._labelled(step))
-            return share(found)
-
-        if self.weights is None:
-            return self._method.meta_gradient(own, share=joined)
-        first, stop = self._ranks.bounds(self._tasks)
-        group = self._groups(step)[first:stop]
-        return self.weights.meta_gradient(self._method, own, group, share=joined)
+    def meta_gradient(self, step: int, own: Task, progress: float) -> MetaGradient:
+        """At this step, of this rank's tasks."""
+        weight = None
+        if self.weights is not None:
+            first, stop = self._ranks.bounds(self._tasks)
+            weight = self.weights.factors(self._groups(step)[first:stop])
+        labelled = self._labelled(step) if self._wants_labelled else None
+        return self._method.meta_gradient(own, progress=progress, weight=weight, labelled=labelled)
 
     def ascend(self, step: int, result: MetaGradient) -> None:
         """Let the weights of the groups, if any, follow the losses of all tasks of this step."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-
-from ..core import trees
-from ..core.carry import Carry
-from ..core.types import Batch, MetaGradient, Params, Task
-from ..method import Method
-from .baseline import Trainable
 
 Update = Literal["projected", "exponentiated"]
 
@@ -30,8 +24,8 @@ class TaskWeights:
         p     ascends   a_g = 1/T sum_{i: g(i) = g} L_i / q_g,
 
     "projected": p <- the nearest point of the simplex to p + lr a; "exponentiated": p proportional
-    to p exp(lr a), which never becomes zero. Tasks of one group run as one call of the method, so
-    every estimator is weighted exactly; many groups among few tasks mean many small calls.
+    to p exp(lr a), which never becomes zero. Every estimator is
+    weighted exactly.
 
     Raises ValueError for fewer than two groups or equal names, lr < 0, and frequencies that are not
     positive or do not add up to one.
@@ -71,47 +65,21 @@ class TaskWeights:
         self.p = torch.full((m,), 1 / m, dtype=torch.float64)
 
     def factors(self, group: Tensor) -> Tensor:
-        """p_g / q_g of each task: what its loss is multiplied by, (T,)."""
-        return (self.p / self._q)[group.cpu()]
+        """p_g / q_g of each task (T,), for `Method.meta_gradient(tasks, weight=...)`.
 
-    def meta_gradient(
-        self,
-        method: Trainable,
-        tasks: Task,
-        group: Tensor,
-        *,
-        share: Callable[[MetaGradient], MetaGradient] | None = None,
-    ) -> MetaGradient:
-        """The mean over tasks of p_g / q_g L, and its gradient by the method's estimator.
-
-        `group` is int64 (T,), numbers in `groups`. `stats` are those of the tasks, unweighted.
-        `share` as in `Method.meta_gradient`.
+        `group` is int64 (T,), numbers in `groups`. Raises ValueError for others.
         """
-        self._check(method, tasks, group)
-        loss: Tensor | float = 0.0
-        grads: Params = {}
-        stats: list[Params] = []
-        order = []
-        for factor, rows, part in self._parts(tasks, group):
-            found = method.meta_gradient(part)
-            loss = loss + factor * found.loss
-            grads = trees.merge(grads, {k: factor * g for k, g in found.grads.items()})
-            stats.append(found.stats)
-            order.append(rows)
-        assert isinstance(loss, Tensor)
-        back = torch.cat(order).argsort().to(loss.device)
-        together = {k: torch.cat([s[k] for s in stats])[back] for k in stats[0]}
-        weighted = MetaGradient(loss, grads, together)
-        return share(weighted) if share else weighted
-
-    def loss(self, method: Method, tasks: Task, group: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted loss, for `.backward()`, and the losses of the tasks (T,), for `step`."""
-        found = self.meta_gradient(method, tasks, group)
-        trained = {k: p for k, p in method.named_parameters() if p.requires_grad}
-        carried: Tensor = Carry.apply(
-            found.loss, [found.grads[k] for k in trained], *trained.values()
-        )
-        return carried, found.stats["loss"]
+        if group.dtype != torch.int64 or group.dim() != 1:
+            raise ValueError(
+                f"expected group as int64 of shape (T,), one number per task, got {group.dtype} "
+                f"{tuple(group.shape)}"
+            )
+        if int(group.min()) < 0 or int(group.max()) >= len(self.groups):
+            raise ValueError(
+                f"group runs from {int(group.min())} to {int(group.max())}, but there are "
+                f"{len(self.groups)} groups, 0 to {len(self.groups) - 1}"
+            )
+        return (self.p / self._q)[group.cpu()]
 
     def step(self, losses: Tensor, group: Tensor) -> None:
         """Ascend: `losses` (T,) of tasks of these groups. Raises ValueError if one is not finite.
@@ -142,33 +110,6 @@ class TaskWeights:
                 f"...), expected {list(self.groups[:4])}, ...: start the run again"
             )
         self.p = state["p"].clone()
-
-    def _parts(self, tasks: Task, group: Tensor) -> Iterator[tuple[float, Tensor, Task]]:
-        """For each group among the tasks: its share of the objective, its rows, and its tasks."""
-        group = group.cpu()
-        for g in group.unique().tolist():
-            rows = (group == g).nonzero().squeeze(1)
-            factor = float(self.p[g] / self._q[g]) * len(rows) / len(group)
-            taken = rows.to(tasks.support.x.device)
-            yield factor, rows, Task(*(Batch(b.x[taken], b.y[taken]) for b in tasks))
-
-    def _check(self, method: Trainable, tasks: Task, group: Tensor) -> None:
-        if getattr(method.learner, "persistent", False):
-            raise ValueError(
-                "a persistent solver would remember the last group of tasks only: use "
-                "persistent=False"
-            )
-        shape = (len(tasks.support.x),)
-        if group.dtype != torch.int64 or group.shape != shape:
-            raise ValueError(
-                f"expected group as int64 of shape {shape}, one number per task, got {group.dtype} "
-                f"{tuple(group.shape)}"
-            )
-        if int(group.min()) < 0 or int(group.max()) >= len(self.groups):
-            raise ValueError(
-                f"group runs from {int(group.min())} to {int(group.max())}, but there are "
-                f"{len(self.groups)} groups, 0 to {len(self.groups) - 1}"
-            )
 
 
 def projected(point: Tensor) -> Tensor:

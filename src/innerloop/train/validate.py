@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ..core import streams
-from ..core.types import Params, Task
+from ..core.types import Params, Task, Tree, mapped
 from ..data.source import Source, Splits
 from .baseline import Trainable
 from .ranks import Ranks
 
-NAMES = {"classification": "accuracy", "regression": "mse"}
-
-
-def measure(kind: str, outputs: Tensor, y: Tensor) -> tuple[str, Tensor]:
-    """The name and the value per task of what counts: ("accuracy", ...) or ("mse", ...).
-
-    `outputs` is (..., T, n, classes) for classification, (..., T, n, d) for regression, `y` the
-    targets (T, n) or (T, n, d); the values are (..., T).
-    """
-    if kind == "classification":
-        return NAMES[kind], (outputs.argmax(-1) == y).float().mean(-1)
-    return NAMES[kind], (outputs - y).square().flatten(outputs.dim() - y.dim() + 1).mean(-1)
-
 
 def unadapted(method: Trainable, splits: Splits, tasks: Task) -> Params:
-    """Accuracy (or mse) of training tasks without adaptation, (T,); {} where outputs differ."""
+    """The metric of training tasks without adaptation, (T,); {} where outputs differ."""
     if splits.train.spec != splits.validation.spec:
         return {}
-    kind = splits.train.spec.kind
-    name, value = measure(kind, method.query_outputs(tasks, 0), tasks.query.y)
-    return {f"{name}_before": value[0]}
+    metric = method.objective.metric
+    outputs = _at(method.query_outputs(tasks, 0), 0)
+    return {f"{metric.name}_before": metric.value(outputs, tasks.query).float()}
 
 
 def validate(
@@ -44,21 +30,26 @@ def validate(
     steps: int | None,
     ranks: Ranks,
 ) -> dict[str, float]:
-    """Mean accuracy (or mean squared error) before and after adaptation, over fixed tasks.
+    """Mean of the objective's metric before and after adaptation, over fixed tasks.
 
     Also `score`: the value after adaptation, signed so that larger is better. Ranks take whole
     batches in turn, so that the numbers are those of one rank to the bit.
     """
     values = torch.zeros(2, tasks, dtype=torch.float64)
-    name = NAMES[source.spec.kind]
+    metric = method.objective.metric
     for start in range(ranks.rank * batch, tasks, ranks.size * batch):
         stream = streams.generator(seed, "validation", start)
         drawn = source.sample(stream, min(batch, tasks - start))
         torch.manual_seed(streams.derive(seed, "validation", start, "step"))
         outputs = method.query_outputs(drawn, steps)
-        _, value = measure(source.spec.kind, outputs, drawn.query.y)
-        values[:, start : start + batch] = value[[0, -1]]
+        for row, step in enumerate((0, -1)):
+            values[row, start : start + batch] = metric.value(_at(outputs, step), drawn.query)
     ranks.add_up(values)
     before, after = values.mean(1).tolist()
-    sign = 1.0 if name == "accuracy" else -1.0
-    return {f"{name}_before": before, name: after, "score": sign * after}
+    sign = 1.0 if metric.larger_is_better else -1.0
+    return {f"{metric.name}_before": before, metric.name: after, "score": sign * after}
+
+
+def _at(outputs: Tree, step: int) -> Tree:
+    """Outputs (T, n, ...) after one of the steps of (S+1, T, n, ...)."""
+    return mapped(lambda v: v[step], outputs)

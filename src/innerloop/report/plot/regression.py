@@ -9,8 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...core.types import Batch, Task
-from ...evaluate.run import Evaluable, device_of, to_device
+from ...core.types import Batch, Task, to
+from ...evaluate.run import Evaluable, device_of
 from .style import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, VERMILION, figure, heading, panel
 
 STEP_COLOURS = (ORANGE, GREEN, BLUE, VERMILION)
@@ -67,7 +67,7 @@ def _curves(method: Evaluable, tasks: Task, steps: int) -> tuple[np.ndarray, np.
     grid = torch.linspace(float(x.min()), float(x.max()), POINTS, dtype=x.dtype)
     on_grid = grid.to(x.device).view(1, -1, 1).expand(x.shape[0], -1, 1)
     query = Batch(on_grid, torch.zeros_like(on_grid))
-    outputs = method.query_outputs(to_device(Task(tasks.support, query), device_of(method)), steps)
+    outputs = method.query_outputs(to(Task(tasks.support, query), device_of(method)), steps)
     return grid.numpy(), outputs[..., 0].detach().cpu().numpy()
 
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from ...core.types import Batch, MetaGradient, Params, Task
+from ...core.types import MetaGradient, Params, Task, count, rows
 from ...data.source import Source
 from .meeting import meet
 
@@ -98,10 +98,9 @@ class Ranks:
         """
         if self.size == 1:
             return tasks
-        n = len(tasks.support.x)
+        n = count(tasks)
         self.enough(n)
-        first, stop = self.bounds(n)
-        return Task(*(Batch(b.x[first:stop], b.y[first:stop]) for b in tasks))
+        return rows(tasks, slice(*self.bounds(n)))
 
     def draw(self, source: Source, generator: torch.Generator, n: int) -> Task:
         """This rank's rows of the `n` tasks that `source` draws. Raises ValueError as `own`."""
