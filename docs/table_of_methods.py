@@ -1,4 +1,4 @@
-"""Writes the table of docs/methods.md from the pages of the methods: python docs/table_of_methods.py
+"""Writes the table of methods in docs from the pages of the methods: docs/table_of_methods.py
 
 A page under docs/methods says its row in a comment below its title, so that a new method is one
 page: names | adapts | solver | objective | estimator | source. The order is that of the files of

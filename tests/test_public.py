@@ -12,21 +12,16 @@ import pytest
 from torch import nn
 
 import innerloop
+from innerloop.methods import METHODS
 from innerloop.models import mlp
 
 NAMES = {"Batch", "Task", "Method", "MetaGradient", "methods", "check", "__version__"}
-STEPPING = (
-    "maml", "fomaml", "reptile", "imaml", "anil", "boil", "meta_sgd", "maml_plus_plus",
-    "alpha_maml", "bias_transformation", "bootstrapped", "cavia", "deml", "dropgrad", "es_maml",
-    "hf_maml", "meta_curvature", "sign_maml", "zeroing",
-)  # fmt: skip
-"""Named methods whose inner loop descends a loss of the user's choice."""
-NETWORKS = {"deml": ("model", "discriminator")}
-"""Methods on more than one network."""
-METHODS = (
-    *STEPPING, "meta_lstm", "proto_maml",  # the rate is learned; classes only
-    "protonet", "matching", "nil", "r2d2", "lrd2", "metaoptnet",
-)  # fmt: skip
+
+
+def networks(name: str) -> list[inspect.Parameter]:
+    """The models that a named method is built on: what stands in front of its keywords."""
+    parameters = inspect.signature(METHODS[name].function).parameters.values()
+    return [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
 
 
 def test_package_names() -> None:
@@ -41,44 +36,38 @@ def test_version_is_the_installed_one() -> None:
 
 def test_fields() -> None:
     assert innerloop.Task._fields == ("support", "query")
-    assert innerloop.Batch._fields == ("x", "y")
+    assert innerloop.Batch._fields == ("x", "y", "weight")
     assert set(innerloop.MetaGradient.__dataclass_fields__) >= {"loss", "grads", "stats"}
 
 
-def test_no_named_method_is_missing_here() -> None:
+def test_every_function_that_makes_a_method_is_named() -> None:
     found = {
         name
         for name, function in inspect.getmembers(innerloop.methods, inspect.isfunction)
-        if issubclass(get_type_hints(function)["return"], innerloop.Method)
+        if get_type_hints(function)["return"] is innerloop.Method
     }
     assert found == set(METHODS)
+    assert all(getattr(innerloop.methods, name) is METHODS[name].function for name in METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_constructors(name: str) -> None:
     """`method(model, *, ...)`: everything after the model is given by name, and has a default."""
-    parameters = list(inspect.signature(getattr(innerloop.methods, name)).parameters.values())
-    networks = NETWORKS.get(name, ("model",))
-    first, rest = parameters[: len(networks)], parameters[len(networks) :]
-    assert tuple(p.name for p in first) == networks
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in rest)
+    first = networks(name)
+    assert first[0].name == "model"
+    parameters = inspect.signature(METHODS[name].function).parameters
+    rest = [p for p in parameters.values() if p not in first]
     assert all(p.default is not inspect.Parameter.empty for p in rest)
     assert {"norm", "chunk"} <= {p.name for p in rest}
+    assert "loss" not in parameters or parameters["loss"].default == "cross_entropy"
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_named_after_themselves_and_cite_their_source(name: str) -> None:
-    function = getattr(innerloop.methods, name)
-    networks = [mlp(2, 3, (4,), norm=True), nn.Linear(4, 7)]
-    assert function(*networks[: len(NETWORKS.get(name, ("model",)))]).name == name
-    assert "Source: " in (inspect.getdoc(function) or "")
-
-
-@pytest.mark.parametrize("name", STEPPING)
-def test_gradient_method_options(name: str) -> None:
-    parameters = inspect.signature(getattr(innerloop.methods, name)).parameters
-    assert {"lr", "steps", "loss"} <= set(parameters)
-    assert parameters["loss"].default == "cross_entropy"
+    function = METHODS[name].function
+    models = [mlp(2, 3, (4,), norm=True), nn.Linear(4, 7)]
+    assert function(*models[: len(networks(name))]).name == name
+    assert not METHODS[name].papers or "Source: " in (inspect.getdoc(function) or "")
 
 
 def test_method_verbs() -> None:
