@@ -2,7 +2,8 @@
 
 The python blocks of a file run in order and share their names. A comment on the line before a
 block says otherwise: `<!-- needs data: omniglot -->` skips it where that data set is absent,
-`<!-- not run: reason -->` shows it only. Blocks of `console` are command lines after `$ `.
+`<!-- needs package: higher -->` where that package is not installed, `<!-- not run: reason -->`
+shows it only. Blocks of `console` are command lines after `$ `.
 """
 
 from __future__ import annotations
@@ -96,15 +97,20 @@ def test_python_blocks_run(page: Path, untouched: None) -> None:
     for block in blocks(page):
         if block.language != "python" or block.mark.startswith("not run:"):
             continue
+        if block.mark.startswith("needs package:"):
+            package = block.mark.removeprefix("needs package:").strip()
+            if importlib.util.find_spec(package) is None:
+                absent.append(f"line {block.line} needs {package}")
+                continue
         if block.mark.startswith("needs data:"):
             folder = DATA / block.mark.removeprefix("needs data:").strip()
             if not folder.exists():
-                absent.append(f"line {block.line} needs {folder}")
+                absent.append(f"line {block.line} needs {folder} (INNERLOOP_DATA)")
                 continue
         # Blank lines first, so that a traceback names the line of the page.
         exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
     if absent:
-        pytest.skip(f"{name(page)}: the other blocks ran; {'; '.join(absent)} (INNERLOOP_DATA)")
+        pytest.skip(f"{name(page)}: the other blocks ran; {'; '.join(absent)}")
 
 
 def commands(page: Path) -> Iterator[tuple[int, list[str]]]:
