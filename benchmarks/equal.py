@@ -116,9 +116,8 @@ def main(words: list[str]) -> None:
         a, b = (torch.load(file) for file in words[1:])
         for name in SETTINGS:
             assert a[name].keys() == b[name].keys(), (name, a[name].keys() ^ b[name].keys())
-            one, other = (
-                torch.cat([v.reshape(-1) for v in found[name].values()]) for found in (a, b)
-            )
+            flat = [torch.cat([v.reshape(-1) for v in found[name].values()]) for found in (a, b)]
+            one, other = flat
             print(f"{name:<22}{float((one - other).norm() / one.norm()):.1e}")
     else:
         raise SystemExit(__doc__)

@@ -181,11 +181,12 @@ def health() -> list[str]:
     return table(header, rows)
 
 
+@style.styled
 def curves(
     place: int, rows: Rows, x: Sequence[int], title: str, name: str, log: str = "xy"
 ) -> None:
     """One panel."""
-    axes = style.panel(DRAWN, 2, 3, place)
+    axes = DRAWN.add_subplot(2, 3, place)
     for i, (label, values) in enumerate(rows.items()):
         look = {"color": style.CYCLE[i % 6], "linestyle": style.DASHES[i // 3 % 4]}
         axes.plot(x, values, "o", markersize=3, lw=1.5, label=label, **look)
@@ -196,8 +197,8 @@ def curves(
     else:
         axes.set_ylim(0)
     axes.set_xlabel(name)
-    style.heading(axes, title)
-    style.legend(axes, fontsize=7)
+    axes.set_title(title)
+    axes.legend(fontsize=7)
 
 
 DRAWN = style.figure(11.5, 6.6)

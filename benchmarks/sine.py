@@ -146,13 +146,14 @@ def frequencies() -> list[str]:
     return table([*header, "iterations × tasks"], rows)
 
 
+@style.styled
 def picture() -> None:
     """The error against inner steps, and what each method makes of one wave.
 
     The fits are made with the steps of training; the pre-trained network is tuned for ten.
     """
     drawn = style.figure(9.6, 4.3)
-    left, right = (style.panel(drawn, 1, 2, i) for i in (1, 2))
+    left, right = (drawn.add_subplot(1, 2, i) for i in (1, 2))
     task, curves = Sine(shot=5, queries=1).sample_with_curves(torch.Generator().manual_seed(0), 1)
     x = torch.linspace(-5, 5, 200).reshape(1, -1, 1)
     asked = Task(task.support, Batch(x, curves(x)))
@@ -169,9 +170,9 @@ def picture() -> None:
     right.plot(task.support.x.flatten(), task.support.y.flatten(), "o", color=style.INK, zorder=5)
     style.log_scale(left, "y")
     left.set_xlabel("inner steps")
-    style.heading(left, f"mean squared error from 5 points, {TASKS} tasks")
+    left.set_title(f"mean squared error from 5 points, {TASKS} tasks")
     right.set_xlabel("x")
-    style.heading(right, "one wave (grey) after as many steps as in training")
+    right.set_title("one wave (grey) after as many steps as in training")
     handles = left.get_legend_handles_labels()
     drawn.legend(
         *handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9, handlelength=3

@@ -148,13 +148,14 @@ def _publish(
     write(f"growth{suffix}.md", lines)
 
 
+@style.styled
 def _draw(found: dict[tuple[str, str, str], dict[float, float]], measured: list[Axis]) -> None:
     drawn = style.figure(9.6, 5.2)
     for column, axis in enumerate(measured, 1):
         for line, (what, unit, scale) in enumerate(
             (("time", "time, ms", 1e3), ("memory", "memory, MiB", 2.0**-20))
         ):
-            panel = style.panel(drawn, 2, 3, column + 3 * line)
+            panel = drawn.add_subplot(2, 3, column + 3 * line)
             for engine in axis.engines:
                 points = found.get((axis.label, engine, what), {})
                 shown = {x: scale * y for x, y in points.items() if y > 0}
@@ -165,6 +166,6 @@ def _draw(found: dict[tuple[str, str, str], dict[float, float]], measured: list[
             low, high = panel.get_ylim()
             panel.set_ylim(low / 1.5, 4 * high)  # a flat line looks flat, with room above
             panel.set_xlabel(axis.label)
-            style.heading(panel, unit)
-            style.legend(panel, loc="upper left")
+            panel.set_title(unit)
+            panel.legend(loc="upper left")
     style.save(drawn, PICTURE, dpi=130)

@@ -117,13 +117,14 @@ def as_csv(found: dict[str, Found], tasks: dict[str, int]) -> str:
     return text.getvalue()
 
 
+@style.styled
 def draw(found: dict[str, Found], path: Path) -> None:
     """Time and memory of every engine over the fastest peer's, one line per row."""
     rows = [row for row in found.values() if row.fastest_peer()]
     if not rows:
         return
     drawn = style.figure(9.6, 1.2 + 0.42 * len(rows))
-    panels = [style.panel(drawn, 1, 2, 1), style.panel(drawn, 1, 2, 2)]
+    panels = [drawn.add_subplot(1, 2, 1), drawn.add_subplot(1, 2, 2)]
     for axes, what, title in zip(
         panels, ("median", "memory"), ("time of one meta-gradient", "memory"), strict=True
     ):
@@ -133,7 +134,7 @@ def draw(found: dict[str, Found], path: Path) -> None:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.axvline(1, color=style.INK, lw=0.8, ls=":")
         axes.set_xlabel("over the fastest peer's (left is better)")
-        style.heading(axes, title)
+        axes.set_title(title)
     handles, names = panels[0].get_legend_handles_labels()
     drawn.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     style.save(drawn, path, dpi=130)

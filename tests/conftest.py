@@ -63,6 +63,7 @@ def make_result() -> Callable[..., EvaluationResult]:
     def make(values: list[list[float]], **fields: object) -> EvaluationResult:
         given = {
             "metric": "accuracy",
+            "larger_is_better": fields.get("metric", "accuracy") == "accuracy",
             "values": np.array(values, dtype=float),
             "method": {"method": "maml", "norm": "batch"},
             "source": {"source": "blobs", "queries": "4"},

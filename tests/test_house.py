@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def test_files_are_short() -> None:
     }
     assert sizes, "no file found: this test looks in the wrong place"
     assert not {name: size for name, size in sizes.items() if size > MAX_FILE}
+
+
+def test_what_is_no_code_is_packaged() -> None:
+    """The patterns of pyproject.toml take in all such files, and none is there for nothing."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    patterns = tomllib.loads(text)["tool"]["setuptools"]["package-data"]["innerloop"]
+    others = {p for p in SOURCE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    found = {pattern: set(SOURCE.glob(pattern)) for pattern in patterns}
+    assert all(found.values()) and set.union(*found.values()) == others
 
 
 def test_functions_are_short() -> None:

@@ -389,16 +389,23 @@ def test_bad_tasks_are_refused(name: str) -> None:
         methods.maml(conv()).meta_gradient(tasks)
 
 
-def test_a_model_that_vmap_cannot_batch_is_pointed_to_chunk_1() -> None:
+def test_a_model_that_vmap_cannot_batch_runs_task_by_task_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Branching(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             h = super().forward(x)
             return 2 * h if h.sum().item() > 0 else h
 
     model, tasks = Branching(4, CLASSES).double(), draw(shape=(4,))
-    with pytest.raises(ValueError, match=r"Branching failed when 3 tasks ran together.*chunk=1"):
-        methods.maml(model).meta_gradient(tasks)
-    assert methods.maml(model, chunk=1).meta_gradient(tasks).loss.isfinite()
+    method = methods.maml(model, lr=0.3, steps=3)
+    with caplog.at_level(logging.WARNING, "innerloop"):
+        found = [method.meta_gradient(tasks) for _ in range(2)]
+    expected = by_hand(model, tasks, 0.3, 3)
+    for k, v in expected.items():
+        for one in found:
+            torch.testing.assert_close(one.grads[f"learner.model.{k}"], v, rtol=1e-10, atol=1e-13)
+    assert sum("cannot run several tasks at once" in r.message for r in caplog.records) == 1
 
 
 def test_an_integer_loss_and_one_that_is_not_averaged_are_refused() -> None:

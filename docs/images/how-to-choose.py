@@ -193,6 +193,7 @@ def heading(board: Board, x: float, text: str, y: float = 0.3) -> None:
     board.axes.text(x, y, text, fontsize=13, fontweight="bold", color=style.INK, va="center")
 
 
+@style.styled
 def main() -> None:
     drawn = style.figure(WIDTH, HEIGHT)
     drawn.set_layout_engine("none")

@@ -46,8 +46,8 @@ def draw_sine(axes, method: Method) -> None:
         task.support.x.flatten(), task.support.y.flatten(), "o", color=style.INK, label="5 examples"
     )
     axes.set_xlabel("x")
-    style.heading(axes, "an unseen sine wave, learned from 5 points")
-    style.legend(axes, loc="upper left", ncols=2)
+    axes.set_title("an unseen sine wave, learned from 5 points")
+    axes.legend(loc="upper left", ncols=2)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.35 * (high - low))
 
@@ -72,15 +72,16 @@ def draw_memory(axes) -> None:
         axes.plot(STEPS, [megabytes(make(), k) for k in STEPS], "o-", color=colour, label=name)
     axes.set_xlabel("inner steps")
     axes.set_ylim(0)
-    style.heading(axes, "memory of one exact meta-gradient (MB)")
-    style.legend(axes, loc="upper left")
+    axes.set_title("memory of one exact meta-gradient (MB)")
+    axes.legend(loc="upper left")
 
 
+@style.styled
 def main() -> None:
     torch.set_num_threads(1)
     drawn = style.figure(9.6, 3.4)
-    draw_sine(style.panel(drawn, 1, 2, 1), sine_method())
-    draw_memory(style.panel(drawn, 1, 2, 2))
+    draw_sine(drawn.add_subplot(1, 2, 1), sine_method())
+    draw_memory(drawn.add_subplot(1, 2, 2))
     style.save(drawn, Path(__file__).with_suffix(".png"), dpi=130)
 
 

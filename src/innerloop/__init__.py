@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .core.types import Batch, MetaGradient, Task
     from .doctor import check
     from .method import Method
+    from .methods import bilevel
+    from .pictures.load import load
 
 __version__ = "0.1.0"
 
@@ -31,12 +33,14 @@ __all__ = [
     "Method",
     "Task",
     "__version__",
+    "bilevel",
     "check",
     "data",
     "estimate",
     "evaluate",
     "heads",
     "learn",
+    "load",
     "methods",
     "models",
     "objective",
@@ -49,10 +53,12 @@ __all__ = [
 
 _HOME = {
     "Batch": ".core.types",
+    "bilevel": ".methods",
     "MetaGradient": ".core.types",
     "Method": ".method",
     "Task": ".core.types",
     "check": ".doctor",
+    "load": ".pictures.load",
 }
 
 

@@ -191,7 +191,8 @@ class Method(nn.Module):
         checks.fraction("progress", progress)
         groups, order = self._groups(tasks)
         layout = self._layout()
-        params = {name: home[key] for home, key, name in self._slots}
+        with TURN:  # while another thread calls the model, its places hold other weights
+            params = {name: home[key] for home, key, name in self._slots}
         with torch.inference_mode(False):
             meta = {
                 k: layout(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()
@@ -397,6 +398,12 @@ class Method(nn.Module):
         steps = self.objective.weights(self._path_steps, progress)
         steps = None if steps is None else steps.to(like.device)
         if weight is not None:
+            total = len(order) if order is not None else count(like)
+            if weight.shape != (total,) or not weight.is_floating_point():
+                raise ValueError(
+                    f"expected weight as floating-point numbers of shape ({total},), one number "
+                    f"per task, got {weight.dtype} {tuple(weight.shape)}"
+                )
             weight = weight.to(like.device, next(iter(self._dtypes()), like.dtype))
             weight = weight if order is None else weight[order.argsort()]
         return OuterWeights(steps, weight)
@@ -509,9 +516,13 @@ class Method(nn.Module):
     def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks)
         flat = leaves(tasks)
+        with TURN:
+            for call in self._calls():
+                call.follow_modes()  # refuses parameters that are no longer there
+            dtypes = self._dtypes()
         if not torch.is_autocast_enabled(flat[0].device.type):
             for batch in tasks:
-                checks.dtypes(leaves(batch.x), self._dtypes())
+                checks.dtypes(leaves(batch.x), dtypes)
         alone = checks.one_class(tasks.support.y)
         if alone:
             self._notices.once(alone)

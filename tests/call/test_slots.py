@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 from innerloop.call import slots as functional
 from innerloop.call.model import ModelCall
-from innerloop.call.weight_norm import ComposedWeightNorm, compose
+from innerloop.call.weight_norm import ComposedWeightNorm
 
 
 class TwoPaths(nn.Module):
@@ -76,28 +76,14 @@ def test_weight_norm_has_the_second_derivative_of_its_value(dim):
     g, v = (p.detach() for p in layer.parametrizations.weight.parameters())
     g = (g + 0.1).requires_grad_()
     v = v.requires_grad_()
-    ours = ComposedWeightNorm(torch_norm.dim)
+    ours = ComposedWeightNorm(torch_norm)
     torch.testing.assert_close(ours(g, v), torch_norm(g, v), rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(ours, (g, v))
     assert torch.autograd.gradgradcheck(ours, (g, v))
 
 
-def test_compose_replaces_every_fused_norm_and_nothing_else():
-    model = nn.Sequential(
-        parametrizations.weight_norm(nn.Linear(4, 4)),
-        nn.Sequential(parametrizations.weight_norm(nn.Conv1d(2, 3, 2)), nn.Tanh()),
-    )
-    before = [type(m).__name__ for m in model.modules()]
-    expected = {k: v.clone() for k, v in model.state_dict().items()}
-    compose(model)
-    after = [type(m).__name__ for m in model.modules()]
-    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-    assert changed == [("_WeightNorm", "ComposedWeightNorm")] * 2
-    assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
-
-
 def test_buffers_follow_the_users_model():
-    """`.double()` and `.to(device)` replace buffers; the private copy must not keep its own."""
+    """`.double()` and `.to(device)` replace buffers; the call must not keep the old."""
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     call = ModelCall(model, "running")
     model.double()

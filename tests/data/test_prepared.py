@@ -244,8 +244,11 @@ def longer(root):
         (relabelled(np.arange(40) % 5), r"1 of 6 classes in .*classes.json have no row: class5"),
         (lambda r: (r / "labels.npy").write_text("x"), "labels.npy is damaged or not an .npy"),
         (lambda r: (r / "classes.json").write_text("{"), "classes.json is damaged"),
-        (lambda r: (r / "classes.json").write_text("{}"), "KeyError: 'innerloop'.; prepare it"),
-        (lambda r: edited(r, innerloop=2), "version 2, this one reads 1"),
+        (
+            lambda r: (r / "classes.json").write_text("{}"),
+            r"version 1, got None.; prepare it",
+        ),
+        (lambda r: edited(r, innerloop=2), "expected a table of version 1, got 2"),
         (lambda r: edited(r, class_group=[0]), "1 entries of class_group for 6 classes"),
         (lambda r: edited(r, class_split=["dev"] * 6), "unknown splits dev"),
         (lambda r: edited(r, class_names=["a"] * 6), "1 occur twice: a"),

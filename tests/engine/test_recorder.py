@@ -296,7 +296,7 @@ def test_a_model_that_changes_is_refused() -> None:
 
     torch.manual_seed(0)
     method = methods.maml(nn.Sequential(Counts(3, 2)).double(), lr=0.1, steps=1, chunk=1)
-    with pytest.raises(ValueError, match="something else on its second call"):
+    with pytest.raises(ValueError, match="something else when it is called a second time"):
         method.use("traced").meta_gradient(draw(3))
 
 

@@ -10,7 +10,7 @@ from innerloop import Batch, Method, Task
 from innerloop.estimate import Adjoint, FiniteDifference, HessianFree
 from innerloop.estimate.hessian_free import parted
 from innerloop.learn import GradientLearner
-from innerloop.methods.variants import hf_maml
+from innerloop.methods import hf_maml
 from innerloop.models import mlp
 from innerloop.solve import GradientDescent
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from innerloop.evaluate import EvaluationResult, compare
 
@@ -18,9 +19,9 @@ def test_a_constant_gain_is_seen_through_hard_and_easy_tasks(make_result: Make) 
     a, b = make_result([hard + gain]), make_result([hard])
     (row,) = compare({"a": a, "b": b})
     assert row.difference == pytest.approx(gain.mean())
-    assert row.interval == pytest.approx(1.96 * gain.std(ddof=1) / np.sqrt(20))
+    assert row.interval == pytest.approx(stats.t.ppf(0.975, 19) * gain.std(ddof=1) / np.sqrt(20))
     assert row.interval < a.interval[0] / 50
-    assert (row.first, row.second, row.better, row.sign) == ("a", "b", "first", "+")
+    assert (row.first, row.second, row.better) == ("a", "b", "first")
     assert (row.wins, row.ties, row.losses) == (20, 0, 0)
 
 
@@ -32,13 +33,37 @@ def test_for_errors_smaller_is_better(make_result: Make) -> None:
     assert (row.wins, row.ties, row.losses) == (2, 1, 0)
     clear = make_result([[0.0, 0.1, 0.2]], metric="mse")
     (row,) = compare({"a": clear, "b": make_result([[1.0, 1.1, 1.3]], metric="mse")})
-    assert (row.better, row.sign) == ("first", "-")
+    assert row.better == "first"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_diverged_is_said(make_result: Make, bad: float) -> None:
+    """One task of four is enough: the mean is not a number, and no verdict hides it."""
+    good = make_result([[1.0, 2.0, 3.0, 4.0]], metric="mse")
+    wild = make_result([[0.5, 2.0, bad, 5.0]], metric="mse")
+    (row,) = compare({"good": good, "wild": wild})
+    assert row.better == "second diverged" and np.isnan([row.difference, row.interval]).all()
+    assert (row.wins, row.ties, row.losses) == (2, 1, 1), "not finite is worse than anything"
+    (row,) = compare({"wild": wild, "good": good})
+    assert row.better == "first diverged" and (row.wins, row.losses) == (1, 2)
+    (row,) = compare({"a": wild, "b": wild})
+    assert row.better == "both diverged" and row.ties == 4
+    assert wild.text() == "diverged on 1 of 4 tasks" and good.text().startswith("2.500 ± ")
+
+
+def test_other_metrics_have_a_direction(make_result: Make) -> None:
+    up = [[0.1, 0.2, 0.3]], [[0.5, 0.61, 0.72]]
+    low, high = (make_result(v, metric="AUPRC", larger_is_better=True) for v in up)
+    (row,) = compare({"low": low, "high": high})
+    assert row.better == "second" and row.losses == 3 and high.text().startswith("0.610 ± ")
+    low, high = (make_result(v, metric="deviance", larger_is_better=False) for v in up)
+    assert compare({"low": low, "high": high})[0].better == "first"
 
 
 def test_no_difference_is_said(make_result: Make) -> None:
     a, b = make_result([[0.2, 0.8, 0.5, 0.4]]), make_result([[0.8, 0.2, 0.4, 0.5]])
     (row,) = compare({"a": a, "b": b})
-    assert (row.better, row.sign) == ("no difference shown", "0")
+    assert row.better == "no difference shown"
 
 
 def test_all_pairs_or_a_reference(make_result: Make) -> None:

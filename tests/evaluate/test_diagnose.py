@@ -95,3 +95,21 @@ def test_a_method_that_does_not_move(maml: Method) -> None:
 
     plane = parameter_plane(Scripted(states), SUPPORT, SUPPORT, 1)
     assert not plane.paths.any() and not plane.optima.any() and np.isnan(plane.share)
+
+
+def test_tasks_that_diverge_are_left_out(maml: Method) -> None:
+    def states(steps: int) -> list[Params]:
+        start = torch.zeros(4, 3, dtype=torch.float64)
+        end = start + torch.arange(3)
+        end[1, 0], end[2, 2], end[3, 1] = torch.nan, torch.inf, 1e200
+        return [{"w": start}] * steps + [{"w": end}]
+
+    plane = parameter_plane(Scripted(states), SUPPORT, SUPPORT, 2)
+    assert plane.diverged == 3 and plane.optima.shape == (1, 2) and plane.paths.shape == (3, 1, 2)
+    assert plane.share == pytest.approx(1.0) and np.isfinite(plane.paths).all()
+
+    def wild(steps: int) -> list[Params]:
+        return [{"w": torch.zeros(2, 3)}] * steps + [{"w": torch.full((2, 3), torch.nan)}]
+
+    with pytest.raises(ValueError, match="diverges on all 2 tasks within 2000 steps"):
+        parameter_plane(Scripted(wild), SUPPORT, SUPPORT, 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import innerloop
@@ -19,7 +20,9 @@ from innerloop.core import streams
 from innerloop.data.source import Source, Spec
 from innerloop.data.values.synthetic import Sine
 from innerloop.evaluate import EvaluationResult, evaluate
+from innerloop.evaluate.result import half_width, quantile_95
 from innerloop.evaluate.run import draw_tasks, score
+from innerloop.objective import Query, accuracy
 
 Make = Callable[..., EvaluationResult]
 
@@ -27,8 +30,8 @@ Make = Callable[..., EvaluationResult]
 class Constant:
     """A method that gives the same outputs whatever the task."""
 
-    def __init__(self, outputs: Callable[[Task], Tensor]) -> None:
-        self.outputs = outputs
+    def __init__(self, outputs: Callable[[Task], Tensor], loss: str = "cross_entropy") -> None:
+        self.outputs, self.objective = outputs, Query(loss)
 
     def query_outputs(self, tasks: Task, steps: int | None = None) -> Tensor:
         return self.outputs(tasks)
@@ -82,7 +85,7 @@ def test_learner_without_steps(blobs: Source) -> None:
 
 def test_regression_is_scored_by_squared_error() -> None:
     source = Sine(shot=3, queries=4)
-    result = evaluate(Constant(lambda tasks: tasks.query.y[None] + 0.5), source, 3)
+    result = evaluate(Constant(lambda tasks: tasks.query.y[None] + 0.5, "mse"), source, 3)
     assert result.metric == "mse"
     assert np.allclose(result.values, 0.25)
 
@@ -91,7 +94,7 @@ def test_dense_outputs_are_scored_pixel_by_pixel() -> None:
     y = torch.tensor([[[[0, 1], [1, 1]]]])
     outputs = torch.zeros(1, 1, 1, 2, 2, 2)
     outputs[:, :, :, 1] = 1.0  # class 1 everywhere
-    assert score(outputs, y, "accuracy").tolist() == [[0.75]]
+    assert score(outputs, Batch(y, y), accuracy()).tolist() == [[0.75]]
 
 
 def test_not_finite_counts_as_wrong(
@@ -117,7 +120,7 @@ def test_warns_below_600_tasks(caplog: pytest.LogCaptureFixture) -> None:
         def describe(self) -> dict[str, str]:
             return {}
 
-    method = Constant(lambda tasks: tasks.query.y[None])
+    method = Constant(lambda tasks: tasks.query.y[None], "mse")
     with caplog.at_level(logging.WARNING):
         assert evaluate(method, Trivial()).tasks == 600
         assert not caplog.records
@@ -139,11 +142,12 @@ def test_refuses_counts_out_of_range(maml: Method, blobs: Source, bad: dict[str,
 
 
 def test_refuses_outputs_of_another_shape(blobs: Source) -> None:
-    with pytest.raises(ValueError, match=r"expected \(steps \+ 1, tasks, queries, classes"):
+    with pytest.raises(ValueError, match=r"outputs \(tasks, queries, classes"):
         evaluate(Constant(lambda tasks: torch.zeros(1, 1, 5, 3)), blobs, 1)
     # A (n, 1) target against (n,) outputs would broadcast to (n, n) in silence.
     with pytest.raises(ValueError, match="for targets"):
-        evaluate(Constant(lambda tasks: tasks.query.y[None, ..., 0]), Sine(shot=2, queries=2), 1)
+        outputs = Constant(lambda tasks: tasks.query.y[None, ..., 0], "mse")
+        evaluate(outputs, Sine(shot=2, queries=2), 1)
 
 
 def test_draw_tasks_are_the_same_in_any_stack(blobs: Source) -> None:
@@ -156,11 +160,32 @@ def test_draw_tasks_are_the_same_in_any_stack(blobs: Source) -> None:
 def test_interval(make_result: Make) -> None:
     result = make_result([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     assert result.mean.tolist() == [0.5, 0.75]
-    assert result.interval[0] == pytest.approx(1.96 * math.sqrt(1 / 3) / 2)
-    assert result.interval[1] == pytest.approx(1.96 * 0.5 / 2)
-    assert result.text() == "75.00 ± 49.00 %"
+    assert result.interval[0] == pytest.approx(3.182446 * math.sqrt(1 / 3) / 2)
+    assert result.interval[1] == pytest.approx(3.182446 * 0.5 / 2)
+    assert result.text() == "75.00 ± 79.56 %"
     assert result.tasks_per_second == 2.0
     assert math.isnan(make_result([[1.0]]).interval[0]), "one task says nothing about the spread"
+
+
+@pytest.mark.parametrize("degrees", [*range(1, 40), 99, 599, 10_000])
+def test_quantiles_are_those_of_student(degrees: int) -> None:
+    assert quantile_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-5)
+
+
+def test_the_interval_covers_the_mean_of_few_values() -> None:
+    """95 of 100 intervals from five values hold the true mean; with 1.96, 88 of them would."""
+    draws = np.random.default_rng(0).standard_normal((4000, 5))
+    covered = np.mean([abs(row.mean()) < half_width(row) for row in draws])
+    assert 0.94 < covered < 0.96
+
+
+def test_files_without_a_direction_are_read(make_result: Make, tmp_path: Path) -> None:
+    for metric in ("accuracy", "mse"):
+        path = make_result([[0.5, 0.5]], metric=metric).to_json(tmp_path / "result.json")
+        content = json.loads(path.read_text())
+        del content["larger_is_better"]
+        path.write_text(json.dumps(content))
+        assert EvaluationResult.from_json(path).larger_is_better == (metric == "accuracy")
 
 
 def test_json_round_trip(make_result: Make, tmp_path: Path) -> None:
@@ -169,7 +194,17 @@ def test_json_round_trip(make_result: Make, tmp_path: Path) -> None:
     back = EvaluationResult.from_json(path)
     assert back.values[0, 0] == 0.1 and back.values[1, 0] == 1 / 3
     assert np.isnan(back.values[:, 1]).all()
-    for name in ("metric", "method", "source", "seed", "stream", "batch", "device", "digest"):
+    for name in (
+        "metric",
+        "larger_is_better",
+        "method",
+        "source",
+        "seed",
+        "stream",
+        "batch",
+        "device",
+        "digest",
+    ):
         assert getattr(back, name) == getattr(result, name)
 
     def refuse(constant: str) -> float:
@@ -186,7 +221,7 @@ def test_json_round_trip(make_result: Make, tmp_path: Path) -> None:
         (lambda text: "[1, 2]", "expected format"),
         (lambda text: text.replace("evaluation-1", "evaluation-9"), "got 'innerloop-evaluation-9'"),
         (lambda text: text.replace('"seed"', '"sed"'), "lacks seed"),
-        (lambda text: text.replace('"metric": "accuracy"', '"metric": "f1"'), "metric must be"),
+        (lambda text: text.replace('"metric": "accuracy"', '"metric": 3'), "name of a metric"),
     ],
 )
 def test_refuses_a_foreign_file(

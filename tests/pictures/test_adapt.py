@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
 
 import innerloop
 from innerloop import Method
@@ -69,8 +71,8 @@ def test_all_four_files(method: Method, photos: Path) -> None:
     assert report.accuracy == 1.0 and report.support_accuracy == 1.0
     assert "5 outputs and 3 classes" in report.notes[0]
     out = photos / "out"
-    names = ["adapted.json", "adapted.safetensors", "contact_sheet.png", "predictions.csv"]
-    assert sorted(p.name for p in out.iterdir()) == names
+    names = ["adapted.json", "adapted.program.json", "adapted.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "contact_sheet.png", "predictions.csv"]
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["true"] for row in rows] == ["dark"] * 3 + ["light"] * 3 + ["middle"] * 3
@@ -99,7 +101,37 @@ def test_the_saved_model_predicts_the_same(photos: Path, norm: str) -> None:
     expected = [p.probability for p in report.predictions]
     assert probability.values.tolist() == pytest.approx(expected, abs=1e-5)
     transductive = any("transductive" in note for note in report.notes)
-    assert transductive == (norm == "batch")
+    assert transductive == report.depends_on_neighbours == (norm == "batch")
+    assert report.norm == norm
+    about = json.loads((photos / "out" / "adapted.json").read_text(encoding="utf-8"))
+    assert (about["norm"], about["depends_on_neighbours"]) == (norm, norm == "batch")
+    assert about["notes"] == report.notes
+
+
+def test_how_many_answers_depend_on_their_neighbours(photos: Path) -> None:
+    """Pictures of one grey level each, told apart by it: alone, the batch statistics hide it."""
+    torch.manual_seed(0)
+    method = innerloop.methods.maml(net(3, norm=True), lr=1.0, steps=100, norm="batch")
+    report = run(method, photos)
+    model = innerloop.load(photos / "out")
+    with torch.no_grad():
+        alone = [
+            report.classes[int(model(model.preprocess(p.file)[None]).argmax())]
+            for p in report.predictions
+        ]
+    changed = sum(a != p.predicted for a, p in zip(alone, report.predictions, strict=True))
+    assert changed > 0
+    (note,) = report.notes
+    assert f"{changed} of 9 would be another for the picture alone. A model trained with" in note
+    (note,) = run(method, photos, query=report.predictions[0].file, out=photos / "one").notes
+    assert "of 1" not in note and "norm=support answers for each picture by itself" in note
+
+
+def test_pictures_that_cannot_be_asked_alone(photos: Path) -> None:
+    torch.manual_seed(0)
+    flat = nn.Sequential(nn.AvgPool2d(6), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    (note,) = run(innerloop.methods.maml(flat, lr=0.1, steps=1, norm="batch"), photos).notes
+    assert "no picture can be classified alone" in note
 
 
 def test_protonet_takes_any_number_of_classes(photos: Path) -> None:
@@ -196,6 +228,24 @@ def _no_queries(root: Path) -> None:
         path.unlink()
 
 
+def _escape_code(root: Path) -> None:
+    picture(root / "support" / "\x1b[31mred" / "a.png", 1, 1)
+
+
+def _line_end(root: Path) -> None:
+    picture(root / "support" / "a\nb" / "a.png", 1, 1)
+
+
+def _turned_name(root: Path) -> None:
+    picture(root / "query" / "dark" / "a\u202egnp.exe.png", 1, 1)
+
+
+def _no_utf8(root: Path) -> None:
+    picture(root / "support" / "dark" / "a.png", 1, 1).rename(
+        root / "support" / "dark" / os.fsdecode(b"\xff.png")
+    )
+
+
 def _out_in_use(root: Path) -> None:
     (root / "out").mkdir()
     (root / "out" / "thesis.txt").write_text("mine")
@@ -215,6 +265,10 @@ def _out_in_use(root: Path) -> None:
         (_unknown_query, r"no support class: 'red' \(classes: dark, light, middle\)"),
         (_mixed_query, "holds the file 'a.png' beside folders"),
         (_no_queries, "class folder .*query/dark is empty"),
+        (_escape_code, r"name '\\x1b\[31mred' in .*support holds signs that cannot be printed"),
+        (_line_end, r"name 'a\\nb' in .* \(1 such names\): rename it"),
+        (_turned_name, r"name 'a\\u202egnp.exe.png' in .*dark holds signs"),
+        (_no_utf8, r"name '\\udcff.png' in .*dark holds signs"),
         (_out_in_use, "out exists and is not empty: nothing is overwritten"),
     ],
 )
@@ -260,7 +314,61 @@ def test_refuses_places_and_methods_that_cannot_work(method: Method, photos: Pat
     wild = innerloop.methods.maml(net(), lr=1e30, steps=3)
     with pytest.raises(ValueError, match="not finite: adaptation diverged"):
         run(wild, photos)
+    (photos / "elsewhere").mkdir()
+    (photos / "link").symlink_to("elsewhere")
+    with pytest.raises(ValueError, match="link is a symbolic link"):
+        run(method, photos, out=photos / "link")
     assert not (photos / "out").exists()
+
+
+def test_names_are_neither_formulas_nor_markup(photos: Path) -> None:
+    for old, new in (("dark", "=1+1"), ("light", "[bold]&<b>$x$"), ("middle", "-mittel é 😀")):
+        for part in ("support", "query"):
+            (photos / part / old).rename(photos / part / new)
+    report = run(innerloop.methods.maml(net(3), lr=1.0, steps=200), photos)
+    assert report.classes == ["-mittel é 😀", "=1+1", "[bold]&<b>$x$"]
+    with (photos / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["true"] for row in rows} == {"'-mittel é 😀", "'=1+1", "[bold]&<b>$x$"}
+    assert {row["predicted"] for row in rows} <= {row["true"] for row in rows}
+    for sign in "=+-@\t\r":
+        text = adapt._csv([Prediction(Path(f"{sign}cmd.png"), f"{sign}a", 0.5, None)])
+        (row,) = csv.DictReader(io.StringIO(text))
+        assert (row["file"], row["predicted"]) == (f"'{sign}cmd.png", f"'{sign}a")
+
+
+def test_weights_that_are_not_finite_are_never_saved(photos: Path) -> None:
+    """A root at zero has no slope, and the outputs hide what became of its argument."""
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(SIZE * SIZE, 3)
+            self.root = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.flatten(1)) + self.root.sqrt().nan_to_num()
+
+    method = innerloop.methods.maml(Hidden(), lr=0.1, steps=2)
+    with pytest.raises(ValueError, match=r"not finite: adaptation diverged \(root\). Use fewer"):
+        run(method, photos)
+    assert not (photos / "out").exists()
+
+
+def test_a_mask_of_infinities_is_no_divergence(photos: Path) -> None:
+    masked = net(3)
+    masked.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    assert run(innerloop.methods.maml(masked, lr=0.1, steps=1), photos).out.is_dir()
+
+
+def test_the_sheet_opens_no_other_formats(tmp_path: Path) -> None:
+    """PostScript under a picture's name would be handed to an interpreter of programs."""
+    path = tmp_path / "x.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshow\n")
+    with Image.open(path) as opened:
+        assert opened.format == "EPS", "Pillow goes by the content"
+    with pytest.raises(UnidentifiedImageError):
+        contact_sheet([Prediction(path, "a", 0.5, None)], ["a"], "one")
 
 
 def test_all_files_or_none(method: Method, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +404,4 @@ def test_contact_sheet_of_many_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 
 def _opened(data: bytes) -> Image.Image:
-    import io
-
     return Image.open(io.BytesIO(data))

@@ -55,6 +55,23 @@ def test_histogram_of_errors_spans_orders(make_result: Make) -> None:
     assert sum(bar.get_height() for bar in axes.containers[0]) == 3
 
 
+def test_metrics_of_other_names(make_result: Make) -> None:
+    for bigger, values in ((True, [[-0.2, 0.5, 0.9]]), (False, [[2.0, 2.0, 2.0]])):
+        result = make_result(values, metric="R2", larger_is_better=bigger)
+        axes = plot.score_histogram(result).axes[0]
+        assert sum(bar.get_height() for bar in axes.containers[0]) == 3
+        assert axes.get_xlabel().startswith("R2 of a task")
+
+
+def test_names_are_no_markup(make_result: Make) -> None:
+    """A run may be called anything: half a formula is drawn as it is."""
+    results = {r"$\frac{": make_result([[0.1, 0.2]] * 2), "$x$": make_result([[0.3, 0.2]] * 2)}
+    drawn = plot.score_by_step(results)
+    assert plot.to_svg(drawn).startswith(b"<?xml")
+    assert [t.get_text() for t in drawn.axes[0].get_legend().get_texts()] == list(results)
+    assert not any(t.get_parse_math() for t in drawn.axes[0].get_legend().get_texts())
+
+
 def test_learning_curves_take_both_kinds_of_records() -> None:
     train = [{"event": "train", "step": s, "loss": 1 / s, "accuracy": 0.5} for s in range(1, 200)]
     validation = [{"event": "validation", "step": 100, "accuracy": 0.75, "best_step": 100}]
@@ -94,6 +111,16 @@ def test_episodes_of_many_classes_and_channels() -> None:
     assert letters(28)[24:] == ["Y", "Z", "A1", "B1"]
 
 
+def test_episodes_of_fewer_classes_than_the_model_has() -> None:
+    y = torch.tensor([[0, 1]])
+    task = Task(*[Batch(torch.rand(1, 2, 1, 4, 4), y)] * 2)
+    outputs = torch.tensor([[[1.0, 0.0, 0.0, 2.0], [0.0, 1.0, 0.0, 0.0]]])
+    (axes,) = plot.episodes(task, outputs).axes
+    texts = [t.get_text() for t in axes.texts]
+    assert texts.count("A") == texts.count("B") == 1 and "C" not in texts
+    assert "D" in texts, "the class that the task does not have, and the model answered with"
+
+
 def test_episodes_refuse_what_is_no_image(maml: Method) -> None:
     flat = Batch(torch.zeros(1, 2, 36), torch.zeros(1, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"expected x of shape \(T, n, C, H, W\)"):
@@ -122,7 +149,7 @@ def test_fitted_curves_are_the_model() -> None:
 
 
 def test_parameter_figures() -> None:
-    plane = Plane(np.zeros((3, 2, 2)), np.array([[1.0, 0.0], [0.0, 1.0]]), 0.9, 100)
+    plane = Plane(np.zeros((3, 2, 2)), np.array([[1.0, 0.0], [0.0, 1.0]]), 0.9, 100, 0)
     plane.paths[1:] = plane.optima / 2
     axes = plot.parameter_plane(plane).axes[0]
     stars = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "*"]

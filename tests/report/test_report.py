@@ -81,6 +81,56 @@ def test_numbers_and_settings(make_result: Make, tmp_path: Path) -> None:
     assert all(b"<svg" in image for image in page.images())
 
 
+def test_the_first_line_says_what_beats_the_method(make_result: Make, tmp_path: Path) -> None:
+    hard = np.linspace(0.2, 0.8, 30)
+    result = make_result([hard])
+    baselines = {
+        "scratch": make_result([hard + 0.1 + hard / 100]),
+        "worse": make_result([hard / 2]),
+    }
+    path = write_report(tmp_path / "r.html", result, title="t", baselines=baselines)
+    text = " ".join(Page(path).text.split())
+    begin = text.index("A baseline beats maml on the same 30 tasks: scratch has 60.50 ±")
+    assert begin < text.index("30 test tasks ·"), "before the title's line"
+    assert "maml 50.00 ±" in text and "Meta-learning does not pay here." in text
+    assert "worse has" not in text and "scratch is better" in text and "maml is better" in text
+    both = {"pretrained": make_result([hard + 0.2]), "scratch": make_result([hard + 0.3])}
+    text = Page(write_report(path, result, title="t", baselines=both)).text
+    assert "Baselines beat maml" in text and "; scratch has" in text
+    text = Page(write_report(path, make_result([hard]), title="t")).text
+    assert "eats maml" not in text and "eat maml" not in text, "nothing beats it: nothing is said"
+
+
+@pytest.mark.parametrize("lr", [1e4, 1e30])
+def test_a_run_that_diverges_has_a_report(tmp_path: Path, lr: float) -> None:
+    torch.manual_seed(0)
+    method = innerloop.methods.maml(mlp(1, 1, (4,)), lr=lr, steps=3, loss="mse")
+    source = Sine(shot=5, queries=5)
+    result = evaluate(method, source, 6, steps=3)
+    assert result.diverged()
+    path = write_report(
+        tmp_path / "r.html",
+        result,
+        title="t",
+        method=method,
+        source=source,
+        baselines={"b": result},
+    )
+    text = Page(path).text
+    assert f"maml diverged: its score is not finite on {result.diverged()} of 6 tasks" in text
+    assert "diverged on" in text and "both diverged" in text and "nan" not in text
+
+
+def test_tests_of_fewer_classes_than_the_model_has(blobs: Source, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 5)).double()
+    method = innerloop.methods.maml(net, lr=0.1, steps=1)
+    source = type(blobs)(way=2)
+    result = evaluate(method, source, 8, steps=1)
+    page = Page(write_report(tmp_path / "r.html", result, title="t", method=method, source=source))
+    assert "Sample episodes" in page.text
+
+
 def test_nothing_is_loaded_and_everything_escaped(make_result: Make, tmp_path: Path) -> None:
     evil = '<script>alert(1)</script>"&'
     result = make_result(

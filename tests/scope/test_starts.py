@@ -12,7 +12,7 @@ from innerloop.doctor.gradient import flat_gradient
 from innerloop.estimate import Adjoint, FirstOrder, ForwardOverReverse, Unrolled
 from innerloop.learn import BootstrappedLearner, GradientLearner, PrototypeStart
 from innerloop.learn.proto import distances
-from innerloop.methods.variants import proto_maml
+from innerloop.methods import proto_maml
 from innerloop.models import mlp
 from innerloop.scope import All, Only, Zeroed
 from innerloop.solve import GradientDescent, Momentum, Scalar

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from innerloop.train import checkpoint
-from innerloop.train.checkpoint import CheckpointError, State
+from innerloop.train.checkpoint import State
+from innerloop.train.weights import CheckpointError, load_weights, read_weights, write_weights
 
 
 def net(width: int = 3) -> nn.Linear:
@@ -42,8 +46,18 @@ def test_the_newest_is_loaded_and_old_ones_go(tmp_path: Path) -> None:
     assert model.bias.tolist() == [3.0, 3.0, 3.0]
 
 
+NOISE = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "noise": lambda data: bytes(range(256)) * 4,
+    "text": lambda data: b"hello\n",  # a KeyError from torch's reader
+    "another pickle": lambda data: pickle.dumps({"step": 2, "rng": [None]}),
+    "a huge header": lambda data: b"\xff" * 16,
+}
+
+
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.STATE])
-@pytest.mark.parametrize("damage", ["truncated", "missing", "noise"])
+@pytest.mark.parametrize("damage", ["missing", *NOISE])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     name: str, damage: str, tmp_path: Path
 ) -> None:
@@ -51,10 +65,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     file = checkpoint.found(tmp_path)[-1] / name
     data = file.read_bytes()
     file.unlink()
-    if damage == "truncated":
-        file.write_bytes(data[: len(data) // 2])
-    if damage == "noise":
-        file.write_bytes(bytes(range(256)) * 4)
+    if damage != "missing":
+        file.write_bytes(NOISE[damage](data))
     before = content(tmp_path)
     model = net()
     state, warnings = checkpoint.load_newest(tmp_path, model)
@@ -65,6 +77,144 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert len(list((tmp_path / "checkpoints").glob("damaged-step-00000002-*"))) == 1
     state, warnings = checkpoint.load_newest(tmp_path, model)
     assert state is not None and state.step == 2 and not warnings
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.STATE])
+def test_no_flipped_bit_is_loaded(name: str, tmp_path: Path) -> None:
+    """Some 200 of each file, spread over all of its bytes' positions."""
+    save(tmp_path, 1, 2)
+    file = checkpoint.found(tmp_path)[-1] / name
+    data = file.read_bytes()
+    model = net()
+    stride = 8 * len(data) // 200 | 1  # odd: every position within a byte comes
+    for bit in range(0, 8 * len(data), stride):
+        harmed = bytearray(data)
+        harmed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(harmed)
+        state, warnings = checkpoint.load_newest(tmp_path, model)
+        assert state is not None and state.step == 1 and len(warnings) == 1, bit
+
+
+def test_a_state_that_cannot_be_restored_gives_way(tmp_path: Path) -> None:
+    """Whole, but not of this run: what its optimiser raises is of any type."""
+    save(tmp_path, 1, 2)
+    taken = []
+
+    def restore(state: State) -> None:
+        taken.append(state.step)
+        if state.step == 2:
+            raise KeyError("param_groups")
+
+    model = net()
+    state, warnings = checkpoint.load_newest(tmp_path, model, restore)
+    assert state is not None and state.step == 1 and taken == [2, 1]
+    assert model.bias.tolist() == [1.0, 1.0, 1.0]
+    assert "not the state of this run ('param_groups')" in warnings[0]
+
+
+def test_weights_and_state_of_two_steps_do_not_mix(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    one, two = checkpoint.found(tmp_path)
+    (two / checkpoint.STATE).write_bytes((one / checkpoint.STATE).read_bytes())
+    for said in ("not those that were written", "state.sha256 is missing"):
+        state, warnings = checkpoint.load_newest(tmp_path, net())
+        assert state is not None and state.step == 1 and said in warnings[0]
+        (two / checkpoint.STATE_DIGEST).unlink(missing_ok=True)
+    (two / checkpoint.STATE_DIGEST).write_bytes((one / checkpoint.STATE_DIGEST).read_bytes())
+    state, warnings = checkpoint.load_newest(tmp_path, net())
+    assert state is not None and state.step == 1 and "weights of step 2, state 1" in warnings[0]
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    model, facts = nn.Sequential(net(), nn.BatchNorm1d(3)), {"b": "1", "a": "2", "step": "3"}
+    files = [tmp_path / str(i) for i in range(4)]
+    for file in files:
+        write_weights(file, model, dict(reversed(facts.items())) if file.name == "0" else facts)
+    assert len({file.read_bytes() for file in files}) == 1
+    tensors, read = read_weights(files[0])
+    assert read == facts and tensors.keys() == model.state_dict().keys()
+    assert all(torch.equal(v, tensors[k]) for k, v in model.state_dict().items())
+    with safetensors.safe_open(files[0], framework="pt") as file:  # others can read it, too
+        assert torch.equal(file.get_tensor("0.bias"), model[0].bias)
+
+
+def earlier_checkpoint(run_dir: Path, step: int) -> None:
+    """As versions before digests wrote it."""
+    place = run_dir / "checkpoints" / f"step-{step:08d}"
+    place.mkdir(parents=True)
+    header = {"format": "innerloop-checkpoint-1", "step": str(step)}
+    safetensors.torch.save_file(net().state_dict(), place / checkpoint.WEIGHTS, header)
+    content = {
+        "format": "innerloop-checkpoint-1", "step": step, "seconds": 1.0, "optimizer": {},
+        "window": {}, "best_score": 0.5, "best_step": 1, "rng": None,
+    }  # fmt: skip
+    torch.save(content, place / checkpoint.STATE)
+
+
+def test_checkpoints_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    earlier_checkpoint(tmp_path, 1)
+    earlier_checkpoint(tmp_path, 2)
+    file = checkpoint.found(tmp_path)[-1] / checkpoint.STATE
+    state, warnings = checkpoint.load_newest(tmp_path, net())
+    assert state is not None and not warnings
+    assert (state.step, state.validated, state.metrics, state.best_step) == (2, 2, None, 1)
+    # Nothing vouches for their bytes, and whatever their reader says of others is a warning.
+    for harmed in (b"hello\n", pickle.dumps([1]), pickle.dumps({"format": 1}), b"\x80\x02K\x01."):
+        file.write_bytes(harmed)
+        state, warnings = checkpoint.load_newest(tmp_path, net())
+        assert state is not None and state.step == 1 and len(warnings) == 1
+
+
+def test_what_a_validation_found_is_added(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    found = State(step=1, validated=1, best_score=-0.25, best_step=1, metrics={"bytes": 3})
+    checkpoint.save_validation(tmp_path, found)
+    state, _ = checkpoint.load_newest(tmp_path, net())
+    assert state == found
+    file = checkpoint.found(tmp_path)[0] / checkpoint.VALIDATION
+    for harmed in (b"", b"[]", b"null", file.read_bytes().replace(b"-0.25", b"-0.35")):
+        file.write_bytes(harmed)
+        state, warnings = checkpoint.load_newest(tmp_path, net())
+        assert state == State(step=1) and not warnings, "the run validates again"
+    checkpoint.save_validation(tmp_path, State(step=7, validated=7))
+    assert len(checkpoint.found(tmp_path)) == 1
+
+
+def test_the_newest_is_that_of_the_largest_number(tmp_path: Path) -> None:
+    save(tmp_path, 99_999_999, 100_000_000, keep_last=1)
+    assert [p.name for p in checkpoint.found(tmp_path)] == ["step-100000000"]
+    save(tmp_path, 99_999_999)
+    state, _ = checkpoint.load_newest(tmp_path, net())
+    assert state is not None and state.step == 100_000_000
+
+
+def test_a_kill_while_old_ones_are_deleted_leaves_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(place: Path, ignore_errors: bool = False) -> None:
+        (Path(place) / checkpoint.WEIGHTS).unlink()
+        raise KeyboardInterrupt
+
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 2, keep_last=1)
+    assert [p.name for p in checkpoint.found(tmp_path)] == ["step-00000002"]
+    checkpoint.clear_drafts(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_damaged_best_weights_stop_no_run(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save_ranked(tmp_path, net(), step, float(step), 2)
+    file = tmp_path / "best" / "step-00000002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        checkpoint.best_of(tmp_path, 2)
+    checkpoint.save_ranked(tmp_path, net(), 3, 0.5, 2)
+    assert [p.name[5:13] for p in checkpoint.best_of(tmp_path, 2)] == ["00000001", "00000003"]
+    assert len(list((tmp_path / "best").glob("damaged-step-00000002*"))) == 1
 
 
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
@@ -93,11 +243,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match="not written by innerloop"):
-        checkpoint.load_weights(path, net())
-    save(tmp_path, 1)
-    torch.save({"step": 1}, checkpoint.found(tmp_path)[0] / checkpoint.STATE)
-    with pytest.raises(CheckpointError, match="not written by innerloop"):
-        checkpoint.load_newest(tmp_path, net())
+        load_weights(path, net())
 
 
 def test_state_loads_with_weights_only(tmp_path: Path) -> None:
@@ -161,5 +307,9 @@ def test_drafts_of_a_killed_save_are_cleared(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / ".draft-1").mkdir()
     (tmp_path / "checkpoints" / ".draft-1" / "model.safetensors").write_bytes(b"half")
+    for name in (".cost.json.x1", ".draft-metrics.jsonl", ".config.yaml.x2", ".evaluation.json.x3"):
+        (tmp_path / name).write_text("half")
     checkpoint.clear_drafts(tmp_path)
+    left = [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert left == [".evaluation.json.x3"], "another command may be writing it"
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from innerloop import Batch, Task
 from innerloop.estimate import FirstOrder
-from innerloop.methods.variants import alpha_maml
+from innerloop.methods import alpha_maml, meta_curvature, meta_lstm, meta_sgd
 from innerloop.models import mlp
 from innerloop.train.hypergradient import AlphaMAML, Hypergradient
 
@@ -174,7 +174,7 @@ def test_alpha_mamls_inner_rate_moves_by_the_product_of_the_two_gradients():
     model, rate = built.learner.model, built.learner.solver.rate.value
     product = 0.0
     for i in range(3):
-        sx, sy, qx, qy = (t[i] for b in task for t in b)
+        sx, sy, qx, qy = (t[i] for b in task for t in b[:2])
         start = dict(model.named_parameters())
         inner = torch.autograd.grad((model(sx) - sy).square().mean(), list(start.values()))
         phi = {
@@ -198,6 +198,25 @@ def test_one_step_needs_no_second_order_for_the_inner_rate():
     name = "learner.solver.rate.value"
     a, b = (m.meta_gradient(tasks()).grads[name] for m in (exact, first))
     torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+def test_only_rates_are_inner_rates():
+    """The weights of an LSTM and factors of curvature are learned by solvers, and are no rates."""
+    model = mlp(2, 1, (4,)).double()
+    factors = meta_curvature(model, lr=0.1, loss="mse")
+    assert any(k.startswith("learner.solver.") for k, _ in factors.named_parameters())
+    lstm = meta_lstm(mlp(2, 1, (4,)), steps=2, loss="mse")
+    assert not AlphaMAML.inner_rates(factors) and not AlphaMAML.inner_rates(lstm)
+    for built in (factors, lstm):
+        with pytest.raises(ValueError, match="the method has none"):
+            AlphaMAML(
+                built, torch.optim.SGD(built.parameters(), lr=0.1), inner_hyper=1.0, outer_hyper=1.0
+            )
+    rated = meta_sgd(mlp(2, 1, (4,)), lr=0.1, loss="mse")
+    found = AlphaMAML.inner_rates(rated)
+    learned = {k for k, _ in rated.named_parameters() if k.startswith("learner.solver.")}
+    assert found.keys() == learned
+    assert all(p is dict(rated.named_parameters())[k] for k, p in found.items())
 
 
 @pytest.mark.parametrize("maker", [MAKERS["sgd"], MAKERS["adam"]])

@@ -25,10 +25,11 @@ from innerloop.train.hypergradient import Hypergradient
 from innerloop.train.interrupt import Interrupted
 from innerloop.train.log import read_metrics
 from innerloop.train.loop import train
-from innerloop.train.objective import Objective
+from innerloop.train.objective import OuterProblem
 from innerloop.train.outer import OuterOptimizer
 from innerloop.train.ranks import Ranks
 from innerloop.train.settings import Settings
+from innerloop.train.weights import load_weights
 
 TIMES = ("step_seconds", "tasks_per_second", "seconds")
 
@@ -220,13 +221,13 @@ def test_the_gradient_of_the_labelled_batch_is_added_once_over_ranks() -> None:
     """Two ranks, played one after the other: the mean of their shares is that of one process."""
     splits, how = pictures(), settings(robust_lr=0.1)
     tasks = splits.train.sample(streams.generator(0, "train", 0), 4)
-    alone = Objective(concepts(), splits, how, 0, Ranks())
-    expected = alone.meta_gradient(0, tasks, lambda found: found)
+    alone = OuterProblem(concepts(), splits, how, 0, Ranks())
+    expected = alone.meta_gradient(0, tasks, 0.0)
     total: dict[str, torch.Tensor] = {}
     for rank in range(2):
         ranks = Ranks(rank, 2)
-        own = Objective(concepts(), splits, how, 0, ranks)
-        found = own.meta_gradient(0, ranks.own(tasks), lambda found: found)
+        own = OuterProblem(concepts(), splits, how, 0, ranks)
+        found = own.meta_gradient(0, ranks.own(tasks), 0.0)
         total = {k: total.get(k, 0) + g / 2 for k, g in found.grads.items()}
     for k, g in expected.grads.items():
         torch.testing.assert_close(total[k], g, rtol=1e-4, atol=1e-7)
@@ -235,11 +236,11 @@ def test_the_gradient_of_the_labelled_batch_is_added_once_over_ranks() -> None:
 def test_groups_and_labelled_examples_must_be_there() -> None:
     plain = curves().build()[0]
     with pytest.raises(ValueError, match="no groups"):
-        Objective(plain, curves().build()[1], settings(robust_lr=1.0), 0, Ranks())
+        OuterProblem(plain, curves().build()[1], settings(robust_lr=1.0), 0, Ranks())
     with pytest.raises(ValueError, match="labelled examples"):
-        Objective(concepts(), pictures(auxiliary=False), settings(), 0, Ranks())
+        OuterProblem(concepts(), pictures(auxiliary=False), settings(), 0, Ranks())
     with pytest.raises(ValueError, match="deml"):
-        Objective(plain, pictures(), settings(), 0, Ranks())
+        OuterProblem(plain, pictures(), settings(), 0, Ranks())
 
 
 def test_labelled_batches_hold_lasting_classes() -> None:
@@ -283,5 +284,5 @@ def test_a_run_is_scored_without_its_labelled_images(tmp_path: Path) -> None:
     method, splits, how = RUNS["discriminator"]()
     train(method, splits, how, seed=0, run_dir=tmp_path)
     fresh = concepts()
-    checkpoint.load_weights(checkpoint.weights_of(tmp_path, "last"), fresh)
-    assert torch.equal(fresh.discriminator.weight, method.discriminator.weight)
+    load_weights(checkpoint.weights_of(tmp_path, "last"), fresh)
+    assert torch.equal(fresh.objective.discriminator.weight, method.objective.discriminator.weight)

@@ -33,7 +33,7 @@ def tasks(n=5):
 
 def one_task(model, task, i):
     """Loss and exact meta-gradient of task i after one step, by plain autograd."""
-    sx, sy, qx, qy = (t[i] for b in task for t in b)
+    sx, sy, qx, qy = (t[i] for b in task for t in b[:2])
     theta = dict(model.named_parameters())
     inner = (functional_call(model, theta, (sx,)) - sy).square().mean()
     grads = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
@@ -62,7 +62,7 @@ def test_the_weighted_gradient_is_that_of_a_plain_loop(frequency):
     loss, expected = by_hand(
         built.learner.model, task, group, weights.p.tolist(), frequency or [1 / 3] * 3
     )
-    found = weights.meta_gradient(built, task, group)
+    found = built.meta_gradient(task, weight=weights.factors(group))
     torch.testing.assert_close(found.loss, loss, rtol=1e-12, atol=0)
     for g, e in zip(found.grads.values(), expected, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-10, atol=1e-13)
@@ -73,7 +73,7 @@ def test_the_weighted_gradient_is_that_of_a_plain_loop(frequency):
 def test_equal_weights_are_the_method_itself():
     built, task = method(), tasks()
     weights = TaskWeights("ab", lr=1.0)
-    found = weights.meta_gradient(built, task, torch.tensor([0, 1, 1, 0, 1]))
+    found = built.meta_gradient(task, weight=weights.factors(torch.tensor([0, 1, 1, 0, 1])))
     plain = built.meta_gradient(task)
     torch.testing.assert_close(found.loss, plain.loss, rtol=1e-12, atol=0)
     for k, g in plain.grads.items():
@@ -86,7 +86,7 @@ def test_every_estimator_is_weighted(estimator):
     weights = TaskWeights("ab", lr=1.0)
     weights.p = torch.tensor([0.9, 0.1], dtype=torch.float64)
     group = torch.tensor([1, 0, 1])
-    found = weights.meta_gradient(built, task, group)
+    found = built.meta_gradient(task, weight=weights.factors(group))
     singly = [
         built.meta_gradient(Task(*(Batch(b.x[i : i + 1], b.y[i : i + 1]) for b in task)))
         for i in range(3)
@@ -110,7 +110,7 @@ def test_both_estimates_are_unbiased(frequency):
         weights.p = torch.tensor(p, dtype=torch.float64)
         group = torch.tensor(drawn)
         taken = Task(*(Batch(b.x[group], b.y[group]) for b in task))
-        found = weights.meta_gradient(built, taken, group)
+        found = built.meta_gradient(taken, weight=weights.factors(group))
         gradient = gradient + chance * next(iter(found.grads.values()))
         before = weights.p.log()
         weights.step(found.stats["loss"], group)
@@ -162,8 +162,8 @@ def test_the_saddle_point_of_three_parabolas(update, lr):
     optimizer = torch.optim.SGD(built.parameters(), lr=0.1)
     for _ in range(600):
         optimizer.zero_grad()
-        loss, losses = weights.loss(built, task, group)
-        loss.backward()
+        losses = built.meta_gradient(task).stats["loss"]
+        built.loss(task, weight=weights.factors(group)).backward()
         optimizer.step()
         weights.step(losses, group)
     assert float(built.learner.model.theta.detach()) == pytest.approx(2.0, abs=0.01)
@@ -191,10 +191,10 @@ def test_weights_are_kept_and_belong_to_their_groups():
         (lambda w: TaskWeights("ab", lr=1.0, update="other"), "projected"),
         (lambda w: TaskWeights("ab", lr=1.0, frequency=[0.5, 0.6]), "add up to 1"),
         (
-            lambda w: w.meta_gradient(method(), tasks(), torch.zeros(4, dtype=torch.long)),
+            lambda w: method().meta_gradient(tasks(), weight=w.factors(torch.zeros(4).long())),
             "per task",
         ),
-        (lambda w: w.meta_gradient(method(), tasks(), torch.full((5,), 2)), "0 to 1"),
+        (lambda w: w.factors(torch.full((5,), 2)), "0 to 1"),
         (lambda w: w.step(torch.tensor([1.0, math.nan]), torch.tensor([0, 1])), "finite"),
     ],
 )
@@ -203,8 +203,17 @@ def test_bad_arguments_are_refused(call, word):
         call(TaskWeights("ab", lr=1.0))
 
 
-def test_a_persistent_solver_is_refused():
+def test_a_persistent_solver_remembers_all_groups_together():
+    """One call for all tasks: its memory is the mean over all of them, whatever their weights."""
     model = mlp(2, 1, (4,)).double()
     built = innerloop.methods.reptile(model, lr=0.1, steps=2, loss="mse", persistent=True)
-    with pytest.raises(ValueError, match="persistent=False"):
-        TaskWeights("ab", lr=1.0).meta_gradient(built, tasks(), torch.tensor([0, 1, 1, 0, 1]))
+    weights = TaskWeights("ab", lr=1.0)
+    weights.p = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    factors = weights.factors(torch.tensor([0, 1, 1, 0, 1]))
+    torch.manual_seed(0)
+    plain = built.meta_gradient(tasks())
+    torch.manual_seed(0)
+    found = built.meta_gradient(tasks(), weight=factors)
+    assert found.memory
+    for k, v in plain.memory.items():
+        torch.testing.assert_close(found.memory[k], v, rtol=1e-12, atol=0)

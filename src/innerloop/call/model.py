@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,19 +18,28 @@ from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..core import streams
 from ..core.types import Params
+from . import materialise as handing
 from . import policy as norms
-from . import slots as functional
-from .copies import copied, refuse, sharing_copy
-from .swap import swap
-from .weight_norm import compose
+from . import randomness, trees
+from .backward import dress_nodes
+from .copies import refuse
+from .dress import Dress
+from .examine import examine
+from .probe import PADDING, Findings
+from .slots import Entry
+from .survey import Built, Survey
+from .swap import transformed
+from .trees import Tree
 
 log = logging.getLogger("innerloop")
 
 _RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
 _CONVOLUTION = nn.modules.conv._ConvNd
 _BLOCKED = (torch.float32, torch.bfloat16)
+_KNOWN = 64
+"""States of a model of which the findings are kept."""
+_ABOUT_TYPES = re.compile(r"dtype|scalar type|not implemented for '(Byte|Char|Short|Int|Long)'")
 
 
 @runtime_checkable
@@ -43,43 +53,41 @@ class FollowsProgress(Protocol):
 class ModelCall:
     """`model` as a pure function of its weights, under a normalisation policy.
 
-    Works on a private copy of the module tree that shares the parameters, so that the user's model
-    is never written to: its buffers and its modes are the same before and after.
+    The user's own module is called, with other tensors in its places for that time. Afterwards it
+    is as before, whatever its forward pass wrote: buffers, modes, attributes. So each call starts
+    from the model as the user left it, and sees what was changed since the last one.
     """
 
     def __init__(self, model: nn.Module, norm: str | None):
         refuse(model)
         self._model = model
         self.policy = norms.choose(model, norm)
-        self._copy = sharing_copy(model)
-        governed = set(norms.apply(self._copy, self.policy))
-        self.normalises = bool(governed)
-        compose(self._copy)
-        self._layers = swap(self._copy)
-        self._slots = functional.slots(self._copy, functional.places(self._copy))
-        self._buffered = any(True for _ in self._copy.buffers())
-        self._modes = [
-            (theirs, ours)
-            for (name, theirs), ours in zip(
-                model.named_modules(), self._copy.modules(), strict=True
-            )
-            if name not in governed
-        ]
-        self._trainable = [(p, p.requires_grad) for p in model.parameters()]
-        self._support_norms = [m for m in self._copy.modules() if isinstance(m, norms.SupportNorm)]
-        self._draws: dict[tuple[bool, ...], bool] = {}
+        self._built = Built(model)
+        self._survey: Survey | None = Survey(model, self.policy)
+        self.normalises = self._survey.normalises
+        self._training = True
+        self._findings: dict[tuple[object, ...], Findings] = {}
+        self._left: list[Dress] = []
+        self.proven = False
         self._given: Params | None = None
         self.precision: torch.dtype | None = None
-        self._following = [
-            layer
-            for tree in (model, self._copy)
-            for layer in tree.modules()
-            if isinstance(layer, FollowsProgress)
-        ]
-        self.follow_modes()
+        self._following = [m for m in model.modules() if isinstance(m, FollowsProgress)]
+        self.together_only = False
+        """Fail where tasks cannot run together, in place of running them one after another."""
         self.unbatchable = next((w for m in model.modules() if (w := _unbatchable(m))), None)
         self.size = sum(p.numel() for p in model.parameters())
         self.convolutional = any(isinstance(m, _CONVOLUTION) for m in model.modules())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy looks its own model up."""
+        return self.__dict__ | {"_survey": None, "_findings": {}, "_left": [], "proven": False}
+
+    @property
+    def survey(self) -> Survey:
+        """What the model is made of, as last seen."""
+        if self._survey is None:
+            self._survey = Survey(self._model, self.policy)
+        return self._survey
 
     @property
     def model(self) -> nn.Module:
@@ -91,71 +99,214 @@ class ModelCall:
         """Whether tasks can run together; `unbatchable` says why not."""
         return self.unbatchable is None
 
+    @property
+    def modes(self) -> tuple[object, ...]:
+        """Equal for two states of the model that compute the same function of the weights."""
+        return self.survey.modes if self._training else self.survey.quiet_modes
+
+    @property
+    def random(self) -> bool:
+        """Whether the model is known to draw random numbers in its present modes."""
+        return self._findings.get(self.modes, Findings()).draws
+
     def __call__(
-        self, weights: Params, stacked: set[str], x: Any, stream: str, support: Any
-    ) -> Any:
+        self, weights: Params, stacked: set[str], x: Tree, stream: str, support: Tree | None
+    ) -> Tree:
         """Outputs (T, n, ...) for x (T, n, ...).
 
-        `weights` holds one row per task for the names in `stacked` and shared tensors otherwise.
-        Random layers draw from the stream named `stream`, the same numbers every time and the same
-        for every task of the batch. `support` is given where the policy `support` wants its
-        statistics: it runs in front of x.
+        x is a tensor, for `model(x)`, a tuple or list of them, for `model(*x)`, or a dictionary,
+        for `model(**x)`; outputs are a tensor or a tree as `trees.outputs` says. `weights` holds
+        one row per task for the names in `stacked` and shared tensors otherwise. Random layers draw
+        from the stream named `stream`, the same numbers every time and the same for every task of
+        the batch. `support` is given where the policy `support` wants its statistics: it runs in
+        front of x.
+
+        A model that cannot be batched over tasks runs them one after another, which is logged once.
+        The first call in each state of the model is tried out beforehand (see `examine`).
+
+        Raises ValueError for inputs that are no such tree, and where a number would be wrong.
         """
-        kept = next(v.dtype for v in weights.values() if v.is_floating_point())
+        survey = self.survey
+        trees.check_inputs(x)
+        kept = next((v.dtype for v in weights.values() if v.is_floating_point()), None)
         if self.precision is not None:
-            weights = _cast(weights, self.precision)
-            x = _cast({"": x}, self.precision)[""]
-            support = None if support is None else _cast({"": support}, self.precision)[""]
+            weights = trees.cast(weights, self.precision)
+            x = trees.cast(x, self.precision)
+            support = None if support is None else trees.cast(support, self.precision)
         rows = None
-        if support is not None and self.policy == "support" and self._support_norms:
-            rows = support.shape[1]
-            x = torch.cat([support, x], 1)
-        for layer in self._support_norms:
-            layer.rows, layer.total = rows, x.shape[1]
-        if not self._draws_in(x):
-            outputs = self._forward(weights, stacked, x, alone=len(x) == 1)
-        else:
+        if support is not None and survey.supports:
+            rows = trees.leaves(support)[0].shape[1]
+            x = trees.joined(lambda pair: torch.cat(pair, 1), [support, x])
+        first = trees.leaves(x)[0]
+        survey.rows.support, survey.rows.total = rows, first.shape[1]
+        findings = self._known(x)
+        several = len(first) > 1
+        if (self.batchable and (several or findings.draws)) or (self.together_only and several):
             # `vmap` may lay a tensor out differently and so fill its mask in another order: a
             # random model takes the same path for one task as for many.
-            with streams.replay("model", stream, device=x.device):
-                outputs = self._forward(weights, stacked, x, alone=not self.batchable)
-        outputs = outputs if rows is None else outputs[:, rows:]
-        return outputs if self.precision is None else outputs.to(kept)
+            outputs = self._together(weights, stacked, x, stream, findings)
+        else:
+            outputs = self._one_by_one(weights, stacked, x, stream, findings)
+        if rows is not None:
+            total = first.shape[1]
+            outputs = trees.mapped(
+                lambda v: v[:, rows:] if v.dim() > 1 and v.shape[1] == total else v, outputs
+            )
+        return outputs if self.precision is None else trees.cast(outputs, kept)
 
-    def _forward(self, weights: Params, stacked: set[str], x: Tensor, *, alone: bool) -> Tensor:
-        buffers = self._own_buffers()
-        closed = alone and all(forward_ad.unpack_dual(v).tangent is None for v in weights.values())
-        for layer in self._layers:
-            layer.alone = closed
-        if alone:
-            one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
-            return self._run(one | buffers, self.laid_out(x.squeeze(0))).unsqueeze(0)
-        shared = buffers | {k: v for k, v in weights.items() if k not in stacked}
-        names = [k for k in weights if k in stacked]
+    def _together(
+        self, weights: Params, stacked: set[str], x: Tree, stream: str, findings: Findings
+    ) -> Tree:
+        shared = self.own_buffers() | {k: v for k, v in weights.items() if k not in stacked}
+        own = {k: v for k, v in weights.items() if k in stacked}
 
-        def one_task(row: Tensor, *own: Tensor) -> Tensor:
-            return self._run(shared | dict(zip(names, own, strict=True)), row)
+        def one_task(row: Tree, own: Params) -> Tree:
+            return self.run(shared | own, row)
 
         try:
-            return vmap(one_task, randomness="same")(x, *(weights[k] for k in names))
-        except RuntimeError as error:
-            raise ValueError(
-                f"{type(self._model).__name__} failed when {len(x)} tasks ran together: "
-                f"{str(error).splitlines()[0]} If it cannot be batched over tasks, use chunk=1; "
-                "innerloop.check(model, loss, example) names the layer"
-            ) from error
+            with self._replayed(stream, x, findings):
+                return vmap(one_task, randomness="same")(x, own)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if self.together_only:
+                raise ValueError(
+                    f"{type(self._model).__name__} failed when {len(trees.leaves(x)[0])} tasks ran "
+                    f"together: {str(error).splitlines()[0]}"
+                ) from error
+            # If a task alone fails as well, what it raises is the plainer word.
+            outputs = self._one_by_one(weights, stacked, x, stream, findings)
+            self.unbatchable = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log.warning(
+                "%s cannot run several tasks at once, so they run one after another: %s",
+                type(self._model).__name__,
+                self.unbatchable,
+            )
+            return outputs
 
-    def _own_buffers(self) -> Params:
+    def _one_by_one(
+        self, weights: Params, stacked: set[str], x: Tree, stream: str, findings: Findings
+    ) -> Tree:
+        dual = any(forward_ad.unpack_dual(v).tangent is not None for v in weights.values())
+        closed = not dual and not findings.differentiates
+        found = []
+        for i in range(len(trees.leaves(x)[0])):
+            one = {k: _row(v, i) if k in stacked else v for k, v in weights.items()}
+            row = trees.mapped(lambda v: self.laid_out(_row(v, i)), x)  # noqa: B023
+            with self._replayed(stream, x, findings):
+                tensors = one | self.own_buffers()
+                found.append(self.run(tensors, row, closed=closed, again=findings.again))
+        if len(found) == 1:
+            return trees.mapped(lambda v: v.unsqueeze(0), found[0])
+        return trees.joined(torch.stack, found)
+
+    def _replayed(
+        self, stream: str, x: Tree, findings: Findings
+    ) -> contextlib.AbstractContextManager[None]:
+        if not findings.draws:
+            return contextlib.nullcontext()
+        device = trees.leaves(x)[0].device
+        return randomness.replay(stream, device, self.survey.generators, foreign=findings.foreign)
+
+    def run(
+        self,
+        tensors: Params,
+        x: Tree,
+        *,
+        closed: bool = False,
+        again: bool = False,
+        extra: Sequence[Entry] = (),
+    ) -> Tree:
+        """Outputs (n, ...) of one task, with these weights and buffers in the model's places.
+
+        `closed` takes the closed forms of second derivatives, `again` keeps the weights within
+        reach of code that runs in the backward pass. `extra` is written into the model last.
+        """
+        dress = self.dress(tensors, closed=closed, extra=extra)
+        args, kwargs = trees.arguments(x)
+        try:
+            with dress:
+                outputs = trees.outputs(self._model(*args, **kwargs))
+        except RuntimeError as error:
+            self._blame_types(error, tensors, x)
+            raise
+        if again:
+            inputs = [*tensors.values(), *trees.leaves(x)]
+            dress_nodes(trees.leaves(outputs), inputs, dress)
+        return outputs
+
+    def try_out(self, weights: Params, x: Tree, extra: Sequence[Entry] = ()) -> Tree:
+        """Outputs (n, ...) of one task in eval mode, by the batch's statistics where the policy
+        is not `running`; `extra` is written into the model as well for that time."""
+        was, self._training = self._training, False
+        self.survey.rows.support = None
+        device = trees.leaves(x)[0].device
+        buffers = {k: v.clone() for k, v in self.buffers().items()}
+        try:
+            with randomness.replay("try out", device, self.survey.generators, foreign=True):
+                return self.run(weights | buffers, x, extra=extra)
+        finally:
+            self._training = was
+
+    def dress(self, tensors: Params, *, closed: bool = False, extra: Sequence[Entry] = ()) -> Dress:
+        """What the model wears while it is called with these weights and buffers."""
+        survey = self.survey
+        entries = [(home, k, tensors[name]) for home, k, name in survey.slots if name in tensors]
+        entries += survey.always
+        if not self._training:
+            entries += survey.quiet
+        if closed:
+            entries += survey.closed
+        if survey.supports:
+            rows = vars(survey.rows)
+            entries += [(rows, k, v) for k, v in rows.items()]
+        entries += extra
+        return Dress(entries, [] if survey.inert else survey.modules, self._left)
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Around everything that calls the model and takes derivatives: afterwards the model is as
+        it was, also where code of it raised in the middle of a backward pass."""
+        try:
+            yield
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        while self._left:
+            self._left[-1].take_off()
+
+    def _known(self, x: Tree) -> Findings:
+        """What the model does in its present state: tried once, then known."""
+        found = self._findings.get(self.modes)
+        if found is not None:
+            return found
+        if transformed():  # the try-out takes derivatives, which would be those of the transform
+            return Findings()
+        alike = any(modes[:2] == self.modes[:2] for modes in self._findings)
+        row = trees.mapped(lambda v: self.laid_out(v[0]), x)
+        found = examine(self, self._model, row, thorough=not alike)
+        if len(self._findings) >= _KNOWN:
+            self._findings.clear()
+        self._findings[self.modes] = found
+        self.unbatchable = self.unbatchable or found.unbatchable
+        if found.writes and not alike:
+            log.warning(
+                "the forward pass of %s writes to the buffers %s: each call starts from the "
+                "model's own, and what it writes is dropped, so meta-training never changes them",
+                type(self._model).__name__,
+                ", ".join(found.writes),
+            )
+        return found
+
+    def own_buffers(self) -> Params:
         """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
         held = self.buffers() if self._given is None else self._given
-        return _cast({k: v.clone() for k, v in held.items()}, self.precision)
+        return trees.cast({k: v.clone() for k, v in held.items()}, self.precision)
 
     def buffers(self) -> Params:
-        """The user's: `.to(device)` and `.double()` replace buffers, and the copy keeps the old."""
-        if not self._buffered:
-            return {}
-        theirs = dict(self._model.named_buffers())
-        return {k: theirs.get(k, v) for k, v in self._copy.named_buffers()}
+        """The user's, as far as the policy lets the model see them."""
+        return self.survey.buffers()
 
     @contextlib.contextmanager
     def given_buffers(self, values: list[Tensor]) -> Iterator[None]:
@@ -166,56 +317,36 @@ class ModelCall:
         finally:
             self._given = None
 
-    def _run(self, tensors: Params, x: Tensor) -> Tensor:
-        try:
-            with functional.placed(self._slots, tensors):
-                outputs = self._copy(x)
-        except RuntimeError as error:
-            if x.is_floating_point():
-                raise
-            dtype = next(v.dtype for v in tensors.values() if v.is_floating_point())
-            raise ValueError(
-                f"x is {x.dtype} and the model's weights are {dtype}, and the model failed: "
-                f"{str(error).splitlines()[0]} Convert with x.to({dtype}) (and divide pixels by "
-                "255)"
-            ) from error
-        if not isinstance(outputs, Tensor):
-            raise ValueError(
-                f"the model must return one tensor, it gave {type(outputs).__name__}; wrap it in "
-                "a module whose forward returns the outputs only"
-            )
-        return outputs
-
-    def _draws_in(self, x: Tensor) -> bool:
-        """Whether the model draws random numbers in its present modes: tried once, then known."""
-        if self.modes not in self._draws:
-            with torch.no_grad(), streams.replay("model", "probe", device=x.device):
-                before = _random_state(x.device)
-                weights = _cast(dict(self._copy.named_parameters()), self.precision)
-                self._run(weights | self._own_buffers(), x[0])
-                self._draws[self.modes] = not torch.equal(before, _random_state(x.device))
-        return self._draws[self.modes]
-
-    @property
-    def random(self) -> bool:
-        """Whether the model is known to draw random numbers in its present modes."""
-        return self._draws.get(self.modes, False)
+    def _blame_types(self, error: RuntimeError, tensors: Params, x: Tree) -> None:
+        """Say what to type where integers meet layers that want numbers."""
+        whole = [v for v in trees.leaves(x) if not v.is_floating_point() and not v.is_complex()]
+        pixels = [v for v in whole if v.dtype == torch.uint8]
+        if not pixels and not (whole and _ABOUT_TYPES.search(str(error))):
+            return
+        dtype = next((v.dtype for v in tensors.values() if v.is_floating_point()), None)
+        raise ValueError(
+            f"x is {(pixels or whole)[0].dtype} and the model's weights are {dtype}, and the model "
+            f"failed: {str(error).splitlines()[0]} Convert with x.to({dtype}) (and divide pixels "
+            "by 255)"
+        ) from error
 
     def follow_modes(self, training: bool = True) -> None:
-        """Take over the user's train/eval flags; normalisation layers obey the policy instead.
+        """Take over what the user's model is now; normalisation layers obey the policy instead.
 
         Unless `training`, all layers are in eval mode.
 
-        Other changes of the model after the method was built are not seen: build it again.
+        Attributes, train/eval flags, hooks, and layers without parameters may change after the
+        method was built. Raises ValueError, naming them, where parameters came or went, or a layer
+        that holds some was replaced: solvers and optimisers know the old ones.
         """
-        if any(p.requires_grad != was for p, was in self._trainable):
-            raise ValueError(
-                "requires_grad of the model's parameters changed after the method was built; build "
-                "the method again"
-            )
-        for theirs, ours in self._modes:
-            ours.training = theirs.training and training
-        self.modes = tuple(ours.training for _, ours in self._modes)
+        self._settle()
+        if not self.survey.stands():
+            self._built.refuse_changes(self._model)
+            norms.choose(self._model, self.policy)
+            self._survey, self.proven = Survey(self._model, self.policy), False
+        if any(p.requires_grad != was for p, was in self.survey.trainable):
+            self._built.refuse_changes(self._model)
+        self._training = training
 
     def follow_progress(self, fraction: float) -> None:
         """Tell layers that change over a training how much of it is over, 0 to 1."""
@@ -228,30 +359,12 @@ class ModelCall:
             return x
         return x.to(memory_format=torch.channels_last) if x.dtype in _BLOCKED else x
 
-    def materialise(self, weights: Params, support: Tensor) -> nn.Module:
+    def materialise(self, weights: Params, support: Tree) -> nn.Module:
         """A plain copy of the model with these weights (one task), in eval mode.
 
-        It follows the policy by itself: `batch` layers use their batch's statistics in any mode,
-        `support` layers hold the support set's as running statistics.
+        See `innerloop.call.materialise`.
         """
-        model = copied(self._model, {})
-        with torch.no_grad():
-            for k, p in model.named_parameters():
-                if k in weights:
-                    p.copy_(weights[k])
-            if self.policy == "support" and self._support_norms:
-                # Without dropout, as the module that is handed out, which is in eval mode.
-                self._copy.eval()
-                for layer in self._support_norms:
-                    layer.recording, layer.rows = True, None
-                buffers = {k: v.clone() for k, v in self.buffers().items()}
-                self._run(dict(model.named_parameters()) | buffers, support)
-                for layer in self._support_norms:
-                    layer.recording = False
-                norms.freeze(model, self._copy)
-        if self.policy == "batch":
-            norms.apply(model, "batch")
-        return model.eval()
+        return handing.materialise(self, self._model, weights, support)
 
 
 @contextlib.contextmanager
@@ -272,20 +385,16 @@ def differentiable_kernels(*, recurrent: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _cast(tensors: Params, dtype: torch.dtype | None) -> Params:
-    if dtype is None:
-        return tensors
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+def _row(v: Tensor, i: int) -> Tensor:
+    """Row i. Of one row alone it is a view whose derivative costs nothing."""
+    return v.squeeze(0) if len(v) == 1 else v[i]
 
 
 def _unbatchable(module: nn.Module) -> str | None:
-    """Why `vmap` must not run this layer for several tasks at once."""
+    """Why `vmap` must not run this layer for several tasks at once, where its type tells it before
+    the first call."""
     if isinstance(module, _RECURRENT):
         return "recurrent layers have no batching rule"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
-        return "an embedding's padding row keeps its gradient in all tasks but the first"
+        return PADDING
     return None
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

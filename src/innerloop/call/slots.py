@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,11 @@ from ..core.types import Params
 
 Slot = tuple[dict[str, Any], str, str]
 """A module's dictionary, the key in it, and the first name of the tensor there."""
+
+Entry = tuple[dict[str, Any], str, Any]
+"""A dictionary, a key in it, and the value to stand there."""
+
+_ABSENT = object()
 
 
 def places(model: nn.Module) -> dict[str, str]:
@@ -60,12 +65,25 @@ def placed(slots: list[Slot], tensors: Params) -> Iterator[None]:
     `functional_call` does the same, but it goes through every module's `setattr` on each call, and
     with a layer that hangs at two paths it puts back the wrong tensor.
     """
-    before = [(home, key, home[key]) for home, key, name in slots if name in tensors]
+    before = put((home, key, tensors[name]) for home, key, name in slots if name in tensors)
     try:
-        for home, key, name in slots:
-            if name in tensors:
-                home[key] = tensors[name]
         yield
     finally:
-        for home, key, tensor in before:
-            home[key] = tensor
+        put_back(before)
+
+
+def put(entries: Iterable[Entry]) -> list[Entry]:
+    """Write the entries; returns what `put_back` needs to undo it."""
+    before = []
+    for home, key, value in entries:
+        before.append((home, key, home.get(key, _ABSENT)))
+        home[key] = value
+    return before
+
+
+def put_back(before: list[Entry]) -> None:
+    for home, key, value in reversed(before):
+        if value is _ABSENT:
+            home.pop(key, None)
+        else:
+            home[key] = value

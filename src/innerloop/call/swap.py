@@ -1,95 +1,98 @@
-"""Layers that take the closed second derivatives of `kernels` where these hold."""
+"""Layers that take the closed second derivatives of `kernels` where these hold.
+
+Each object here stands in for the `forward` of one layer while a model is called: the layer keeps
+its class, its hooks and everything that is asked of it.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.utils import _pair
 
 from .kernels import Convolution, Normalisation
 from .pooling import MaxPooling
+from .weight_norm import FORWARDS
 
 
-class Layer:
-    """A layer that takes the closed forms while `alone`, and its class's own path otherwise."""
-
-    alone = False
-
-
-class _Conv(Layer, nn.modules.conv._ConvNd):
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.alone or x.dim() != self.weight.dim() or x.is_complex():
-            return super().forward(x)
-        shape = (self.stride, self.padding, self.dilation, self.groups)
-        return Convolution.apply(x, self.weight, self.bias, shape)
+def transformed() -> bool:
+    """Whether a function transform of torch (`vmap`, `grad`, `jvp`) is active here."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-class _Norm(Layer, _BatchNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.alone or self.running_mean is not None or x.dim() < 3:
-            return super().forward(x)
-        self._check_input_dim(x)
-        if x.numel() == x.shape[1]:
-            return super().forward(x)  # which refuses one value per channel
-        return Normalisation.apply(x, self.weight, self.bias, self.eps)
+class ClosedConvolution:
+    """`forward` of a convolution; its class's own path under a function transform."""
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+
+    def __call__(self, input: Tensor) -> Tensor:
+        layer = self.layer
+        weight = layer.weight
+        if transformed() or input.dim() != weight.dim() or input.is_complex():
+            return type(layer).forward(layer, input)
+        shape = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return Convolution.apply(input, weight, layer.bias, shape)
 
 
-class Conv1d(_Conv, nn.Conv1d):
-    pass
+class ClosedNormalisation:
+    """`forward` of batch normalisation by the batch's own statistics."""
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+
+    def __call__(self, input: Tensor) -> Tensor:
+        layer = self.layer
+        if transformed() or layer.running_mean is not None or input.dim() < 3:
+            return type(layer).forward(layer, input)
+        layer._check_input_dim(input)
+        if input.numel() == input.shape[1]:
+            return type(layer).forward(layer, input)  # which refuses one value per channel
+        return Normalisation.apply(input, layer.weight, layer.bias, layer.eps)
 
 
-class Conv2d(_Conv, nn.Conv2d):
-    pass
+class ClosedPooling:
+    """`forward` of max-pooling where the channels lie innermost."""
+
+    def __init__(self, layer: Any):
+        self.layer = layer
+
+    def __call__(self, input: Tensor) -> Tensor:
+        layer = self.layer
+        innermost = torch.channels_last
+        if layer.return_indices or input.dim() != 4 or input.is_contiguous() or transformed():
+            return type(layer).forward(layer, input)
+        if not input.is_contiguous(memory_format=innermost):
+            return type(layer).forward(layer, input)
+        sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return MaxPooling.apply(input, (*map(_pair, sizes), layer.ceil_mode))
 
 
-class Conv3d(_Conv, nn.Conv3d):
-    pass
-
-
-class BatchNorm1d(_Norm, nn.BatchNorm1d):
-    pass
-
-
-class BatchNorm2d(_Norm, nn.BatchNorm2d):
-    pass
-
-
-class BatchNorm3d(_Norm, nn.BatchNorm3d):
-    pass
-
-
-class MaxPool2d(Layer, nn.MaxPool2d):
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.alone or self.return_indices or x.dim() != 4 or x.is_contiguous():
-            return super().forward(x)
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            return super().forward(x)
-        sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
-        return MaxPooling.apply(x, (*map(_pair, sizes), self.ceil_mode))
-
-
-_OURS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: Conv1d,
-    nn.Conv2d: Conv2d,
-    nn.Conv3d: Conv3d,
-    nn.BatchNorm1d: BatchNorm1d,
-    nn.BatchNorm2d: BatchNorm2d,
-    nn.BatchNorm3d: BatchNorm3d,
-    nn.MaxPool2d: MaxPool2d,
+_CLOSED: dict[type[nn.Module], type] = {
+    nn.Conv1d: ClosedConvolution,
+    nn.Conv2d: ClosedConvolution,
+    nn.Conv3d: ClosedConvolution,
+    nn.BatchNorm1d: ClosedNormalisation,
+    nn.BatchNorm2d: ClosedNormalisation,
+    nn.BatchNorm3d: ClosedNormalisation,
+    nn.MaxPool2d: ClosedPooling,
 }
 
 
-def swap(model: nn.Module) -> list[Layer]:
-    """Give the layers of `model` (a private copy) their closed forms; returns them."""
-    found = []
-    for module in model.modules():
-        if type(module) not in _OURS:
-            continue
-        if isinstance(module, nn.modules.conv._ConvNd) and (
-            module.padding_mode != "zeros" or isinstance(module.padding, str)
-        ):
-            continue
-        module.__class__ = _OURS[type(module)]
-        found.append(module)
-    return found  # type: ignore[return-value]
+def closed_form(layer: nn.Module) -> Any | None:
+    """What stands in for the layer's `forward` while one task runs alone; None without one."""
+    if type(layer) not in _CLOSED or "forward" in layer.__dict__:
+        return None
+    if isinstance(layer, nn.modules.conv._ConvNd) and (
+        layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+    ):
+        return None
+    return _CLOSED[type(layer)](layer)
+
+
+def corrected(layer: nn.Module) -> Any | None:
+    """What stands in for a `forward` whose second derivative is wrong in torch."""
+    kind = FORWARDS.get(type(layer))
+    return None if kind is None or "forward" in layer.__dict__ else kind(layer)

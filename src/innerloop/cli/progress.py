@@ -25,8 +25,10 @@ class Progress:
         self._console, self._name, self._folder = console, name, folder
         self._start: Mapping[str, Any] = {}
         self._train: Mapping[str, Any] = {}
+        self._pace: Mapping[str, Any] = {}
+        self._validating = ""
         self._validation: Mapping[str, Any] = {}
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -47,28 +49,36 @@ class Progress:
     def __call__(self, record: Mapping[str, Any]) -> None:
         event = record["event"]
         if event == "start":
-            self._start, self._began = record, time.monotonic()
+            self._start = record
             self._print(
                 f"{self._name}: step {record['step']} of {record['iterations']}, {self._folder}"
             )
         elif event == "warning":
             self._print(f"warning: {record['text']}", "yellow")
+        elif event == "progress":
+            self._pace, self._validating = record, ""
+            self._show()
+        elif event == "validating":
+            self._validating = f"validating, {record['done']} of {record['tasks']} tasks"
+            if self._pace:
+                self._show()
         elif event == "validation":
-            self._validation = record
+            self._validation, self._validating = record, ""
             self._print(f"step {record['step']:>7}  validation {_scores(record)}")
         elif event == "train":
             self._train = record
-            self._show()
 
     def _show(self) -> None:
         if self._live is not None:
             self._live.update(self._block())
         elif time.monotonic() - self._said >= QUIET_SECONDS:
-            record = self._train
-            self._print(f"step {record['step']:>7}  {self._line()}")
+            self._print(f"step {self._pace['step']:>7}  {self._line()}")
 
     def _line(self) -> str:
         record = self._train
+        if not record:  # it comes after `log_every` steps
+            pace = f"{self._pace['step_seconds']:.2g} s a step"
+            return f"{pace}  {_clock(self._left())} left  {self._validating}".rstrip()
         parts = [
             f"loss {record['loss']:.4f}",
             _scores(record),
@@ -77,11 +87,12 @@ class Progress:
         ]
         if record.get("converged", 1.0) < 1.0:
             parts.append(f"{1 - record['converged']:.0%} of inner solves stopped short")
+        parts.append(self._validating)
         return "  ".join(p for p in parts if p)
 
     def _block(self) -> Group:
         grid = Table.grid(padding=(0, 2))
-        step, last = self._train["step"], self._start["iterations"]
+        step, last = self._pace["step"], self._start["iterations"]
         bar = ProgressBar(total=1.0, completed=self._fraction(), width=40)
         grid.add_row(Text(self._name, "bold"), bar, f"{step}/{last}")
         rows: list[Table | Text] = [grid, Text(self._line())]
@@ -91,19 +102,13 @@ class Progress:
         return Group(*rows)
 
     def _fraction(self) -> float:
-        done = self._train["step"] / max(1, self._start["iterations"])
+        done = self._pace["step"] / max(1, self._start["iterations"])
         if self._start.get("minutes"):
-            done = max(done, self._train["seconds"] / (60 * self._start["minutes"]))
+            done = max(done, 1 - self._pace["left"] / (60 * self._start["minutes"]))
         return min(1.0, done)
 
     def _left(self) -> float:
-        """Seconds left, by the pace since the start (validations and checkpoints included)."""
-        last = self._start["iterations"]
-        pace = (time.monotonic() - self._began) / max(1, self._train["step"] - self._start["step"])
-        left = pace * (last - self._train["step"])
-        if self._start.get("minutes"):
-            left = min(left, 60 * self._start["minutes"] - self._train["seconds"])
-        return max(0.0, left)
+        return float(self._pace["left"])
 
     def _print(self, text: str, style: str = "") -> None:
         self._said = time.monotonic()

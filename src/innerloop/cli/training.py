@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..config import RunConfig, check_folder, launch, load_yaml, parse_yaml, stored
 from ..config.launch import CONFIG
+from ..engine import keep_freed_memory
 from ..recipes import recipe
 from ..train.interrupt import Interrupted
 from ..train.log import Observer
@@ -66,6 +67,7 @@ def train_run(
             _as_rank(ranks, config, folder, resume, then)
     elif config.train.workers > 1 or apart:
         check_folder(config, folder, resume)
+        Ranks(size=config.train.workers).enough(config.train.meta_batch)
         spawn(config.train.workers, _worker, config.to_yaml(), folder, resume, then)
     else:
         _train(console, config, folder, resume, then, None)
@@ -96,6 +98,7 @@ def _train(
     then: str | None,
     ranks: Ranks | None,
 ) -> None:
+    keep_freed_memory()  # this process is ours: no library call changes an allocator unasked
     with Progress(console, config.name, folder) as progress:
         watching: list[Observer] = [progress, CostFile(folder)]
         state = launch(config, folder, resume=resume, observers=watching, ranks=ranks)

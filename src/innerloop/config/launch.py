@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,16 +11,22 @@ from typing import Any
 
 import torch
 
+from ..core.files import write_text
 from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
-from ..train.checkpoint import State, best_of, load_weights, weights_of
+from ..train.checkpoint import best_of, weights_of
+from ..train.keeper import METRICS, Trained
 from ..train.log import Observer, Record
 from ..train.loop import train
 from ..train.ranks import Ranks
-from .run import RunConfig, device, load_yaml
+from ..train.weights import load_weights
+from .run import RunConfig, device, parse_yaml
 from .schema import ConfigError, plain
 
 CONFIG, TASK = "config.yaml", "task.json"
+
+SEALED = "# Written by the run; its digest: sha256 "
+"""How config.yaml begins; the digest of the lines below follows."""
 
 # What may change between a run and its resumption: everything else would make it another run.
 CHANGEABLE = {
@@ -54,11 +61,12 @@ def launch(
     resume: bool = False,
     observers: Sequence[Observer] = (),
     ranks: Ranks | None = None,
-) -> State:
+) -> Trained:
     """Train `config` in `run_dir`, whose `config.yaml` will hold it in full.
 
     Raises what `train.loop.train` raises, ValueError if the folder is in use (without `resume`) or
-    holds another run (with it). Nothing is written before everything has been built.
+    holds another run (with it). Nothing is written before everything has been built; then the
+    configuration comes first, so that a run can be resumed from the moment it has begun.
     """
     ranks = ranks or Ranks()
     check_folder(config, run_dir, resume)
@@ -69,8 +77,8 @@ def launch(
 
     def describe(record: Record) -> None:
         if record["event"] == "start":
-            _write(run_dir / CONFIG, config.to_yaml())
-            _write(run_dir / TASK, _task(splits))
+            write_text(run_dir / CONFIG, seal(config.to_yaml()))
+            write_text(run_dir / TASK, _task(splits))
 
     return train(
         method,
@@ -89,10 +97,12 @@ def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"{run_dir} is a file; give a folder: --run DIR")
     if not resume:
-        if run_dir.exists() and any(run_dir.iterdir()):
+        if run_dir.exists() and not all(_left_behind(path) for path in run_dir.iterdir()):
+            go_on = f"Go on with the run in it: innerloop train {run_dir} --resume, or choose"
             raise ValueError(
-                f"{run_dir} is not empty. Go on with the run in it: innerloop train {run_dir} "
-                "--resume, or choose another folder: --run DIR"
+                f"{run_dir} is not empty. "
+                f"{go_on if (run_dir / CONFIG).exists() else 'It holds no run; choose'} "
+                "another folder: --run DIR"
             )
         return
     before = stored(run_dir)
@@ -115,14 +125,33 @@ def stored(run_dir: Path) -> RunConfig:
 
     Raises:
         FileNotFoundError: there is no run.
+        ConfigError: the file is damaged, edited, or holds mistakes.
     """
     path = run_dir / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
             f"{run_dir} holds no run: {path} is missing. Train one with: innerloop train RECIPE "
-            f"--run {run_dir}"
+            "--run DIR, where DIR is a new folder"
         )
-    return load_yaml(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"damaged, not UTF-8: {error}"]) from error
+    first, _, rest = text.partition("\n")
+    if first.startswith(SEALED) and text != seal(rest):
+        raise ConfigError(
+            str(path),
+            [
+                "damaged or edited: its lines are not those that the run has written. Put them "
+                "back, or, if it is meant to say what it says now, delete its first line"
+            ],
+        )
+    return parse_yaml(text, str(path))
+
+
+def seal(text: str) -> str:
+    """`text` below a comment with its digest: `stored` notices any change."""
+    return f"{SEALED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 def load(
@@ -209,10 +238,11 @@ def _task(splits: Splits) -> str:
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".draft-{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+def _left_behind(path: Path) -> bool:
+    """Whether a run that never began has left this: no reason not to begin it now."""
+    if path.name == METRICS:
+        return path.is_file() and not path.stat().st_size
+    return path.name.startswith(".draft-") or (path.name.startswith(".") and path.is_file())
 
 
 def _differences(

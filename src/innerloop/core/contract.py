@@ -241,11 +241,15 @@ class Program(ABC):
 
 
 class Memory(ABC):
-    """A learner whose solver's state outlives the task."""
+    """A learner of which something outlives the task: a solver's state, or the weights."""
+
+    def of(self, end: Point) -> Params:
+        """What of the last point outlives the tasks, leaves (T, ...): the solver's state."""
+        return end.state
 
     @abstractmethod
     def keep(self, state: Params) -> None:
-        """Start the next tasks from this state, the mean over tasks of the final ones."""
+        """Start the next tasks from this, the mean over tasks of what the last points left."""
 
 
 class Outcome(NamedTuple):

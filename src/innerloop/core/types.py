@@ -98,6 +98,11 @@ def rows(tree: T, chosen: slice | Tensor) -> T:
     return mapped(lambda v: v[chosen], tree)
 
 
+def one_of(tree: T) -> T:
+    """A tree of one task, leaves (1, n, ...), without its task axis."""
+    return mapped(lambda v: v.squeeze(0), tree)
+
+
 def columns(tree: T, chosen: slice | Tensor) -> T:
     """The chosen examples, the same ones of every task, of a tree of (T, n, ...) tensors."""
     return mapped(lambda v: v[:, chosen], tree)

@@ -16,8 +16,8 @@ def distinct(size: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """
     if bool((size < k).any()):
         raise ValueError(f"cannot draw {k} different items from {int(size.min())}")
-    chance = torch.rand(2, *size.shape, k, generator=generator, dtype=torch.float64)
-    top = size.unsqueeze(-1) - k + torch.arange(k)
+    chance = torch.rand(2, *size.shape, k, generator=generator, dtype=torch.float64, device="cpu")
+    top = size.unsqueeze(-1) - k + torch.arange(k, device="cpu")
     first = (chance[0] * (top + 1)).long().minimum(top)
     chosen = first.clone()
     for i in range(1, k):

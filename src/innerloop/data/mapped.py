@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cache import expand
+
 DTYPES = {np.dtype("uint8"): torch.uint8, np.dtype("<f4"): torch.float32}
 """What may be mapped."""
 
@@ -42,7 +44,7 @@ class MappedRows:
     device = torch.device("cpu")
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = expand(path).absolute()
         if not self.path.is_file():
             raise FileNotFoundError(f"no array file {self.path}")
         with self.path.open("rb") as file:
@@ -92,7 +94,9 @@ class MappedRows:
                 f"{int(rows.max())}"
             )
         self._announce(rows)
-        out = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)
+        out = torch.empty(
+            (len(rows), *self.shape[1:]), dtype=self.dtype, pin_memory=pinned, device="cpu"
+        )
         np.take(self._array, rows.numpy(), axis=0, out=out.numpy(), mode="clip")
         if not self._negative:
             return out
@@ -110,12 +114,12 @@ class MappedRows:
                 f"{self.nbytes / 1e9:.2f} GB of {self.path} do not fit on {device}; leave them on "
                 "disk (resident=False, --data.resident False)"
             ) from error
-        for rows in torch.arange(len(self)).split(max(1, _CHUNK // self._row_bytes)):
+        for rows in torch.arange(len(self), device="cpu").split(max(1, _CHUNK // self._row_bytes)):
             out[int(rows[0]) : int(rows[-1]) + 1].copy_(self.read(rows))
         return out
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, (self.path, self._bytes, self._index, self._negative)
+        return _reopen, (self.path, self._bytes, self._index, self._negative)
 
     @property
     def _row_bytes(self) -> int:
@@ -142,7 +146,7 @@ class MappedRows:
             self._map.madvise(mmap.MADV_WILLNEED, start, length)
 
 
-def _reopened(path: Path, size: int, index: Tensor | None, negative: bool) -> MappedRows:
+def _reopen(path: Path, size: int, index: Tensor | None, negative: bool) -> MappedRows:
     """What a pickled `MappedRows` becomes."""
     rows = MappedRows(path)
     if rows._bytes != size:

@@ -78,9 +78,9 @@ class ClassPool:
 
     def select(self, classes: Sequence[int] | Tensor) -> ClassPool:
         """The pool of these classes only, in this order; groups keep their numbers."""
-        wanted = torch.as_tensor(classes, dtype=torch.int64)
-        new = torch.full((self.n_classes,), -1)
-        new[wanted] = torch.arange(len(wanted))
+        wanted = torch.as_tensor(classes, dtype=torch.int64, device="cpu")
+        new = torch.full((self.n_classes,), -1, device="cpu")
+        new[wanted] = torch.arange(len(wanted), device="cpu")
         label = new[self.label]
         kept = (label >= 0).nonzero().squeeze(1)
         return ClassPool(

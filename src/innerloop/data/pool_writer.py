@@ -13,9 +13,10 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
+from .cache import expand
 from .mapped import DTYPES
 from .source import PARTS
-from .validate import named
+from .validate import join_names
 
 IMAGES, LABELS, CLASSES = "images.npy", "labels.npy", "classes.json"
 VERSION = 1
@@ -42,7 +43,7 @@ class PoolWriter:
     """
 
     def __init__(self, out: Path | str, *, name: str | None = None) -> None:
-        self.out = Path(out).expanduser().absolute()
+        self.out = expand(out).absolute()
         self.name = name or self.out.name
         self._draft = self.out.with_name(f".{self.out.name}.{os.getpid()}.part")
         self._labels = array("q")
@@ -142,7 +143,7 @@ class PoolWriter:
             )
         splits = [split for _, split in self._places]
         if set(splits) not in ({None}, set(PARTS)):
-            where = named(f"{n} ({s})" for n, s in zip(self._numbers, splits, strict=True))
+            where = join_names(f"{n} ({s})" for n, s in zip(self._numbers, splits, strict=True))
             raise ValueError(
                 "either no class has a split, or all have and train, validation and test have "
                 f"some each; got {where}"
@@ -155,7 +156,7 @@ class PoolWriter:
         self._file.close()
         np.save(self._draft / LABELS, np.frombuffer(self._labels, np.int64))
         groups = sorted({group for group, _ in self._places})
-        said = {
+        names = {
             "innerloop": VERSION,
             "name": self.name,
             "bytes": size,
@@ -164,17 +165,17 @@ class PoolWriter:
             "group_names": groups,
             "class_split": None if None in splits else splits,
         }
-        text = json.dumps(said, ensure_ascii=False, indent=1)
+        text = json.dumps(names, ensure_ascii=False, indent=1)
         (self._draft / CLASSES).write_text(text + "\n", encoding="utf-8")
         os.replace(self._draft, self.out)
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """The start of an .npy file (version 1.0), always as long, so that it can be written last."""
-    said = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     start = np.lib.format.magic(1, 0)
     room = _HEADER - len(start) - 2
-    text = f"{said!r}".ljust(room - 1) + "\n"
+    text = f"{fields!r}".ljust(room - 1) + "\n"
     assert len(text) == room, f"no room for the shape {shape}"
     return start + room.to_bytes(2, "little") + text.encode()
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .cache import DAMAGED, expand
 from .images.episodes import Augment, Rotate
 from .mapped import MappedRows
 from .pool import ClassPool
 from .pool_writer import CLASSES, IMAGES, LABELS, VERSION
 from .source import PARTS, Splits
-from .splits import Fractions, Skipped, few_shot, large_enough, shared_out
-from .validate import named
+from .splits import Fractions, Skipped, few_shot, split_classes, with_enough_images
+from .validate import join_names
 
 _AGAIN = "prepare it again with `innerloop prepare` or PoolWriter"
 
@@ -67,12 +68,12 @@ def prepared(
     skipped = Skipped() if skipped is None else skipped
     needed = shot + queries
     if held.class_split is None:
-        pool = large_enough(held.pool, needed, skip_bad, skipped)
-        pools = shared_out(pool, fractions, seed, within_group)
+        pool = with_enough_images(held.pool, needed, skip_bad, skipped)
+        pools = split_classes(pool, fractions, seed, within_group)
     else:
         where = held.class_split
         pools = {
-            part: large_enough(
+            part: with_enough_images(
                 held.pool.select([i for i, p in enumerate(where) if p == part]),
                 needed,
                 skip_bad,
@@ -93,7 +94,7 @@ def prepared(
         within_group=within_group,
         device=device,
         name=f"{held.name}{skipped}",
-        said="by folder" if held.class_split else f"by seed {seed}",
+        split_by="by folder" if held.class_split else f"by seed {seed}",
     )
 
 
@@ -105,29 +106,29 @@ def open_prepared(root: Path | str) -> PreparedSet:
     Raises FileNotFoundError when a file is missing, ValueError when one is damaged, when they do
     not fit each other, and when the images are not those that were written.
     """
-    root = Path(root).expanduser()
-    said = _names(root)
+    root = expand(root)
+    names = _names(root)
     images = MappedRows(root / IMAGES)
     size = (root / IMAGES).stat().st_size
-    if size != said["bytes"]:
+    if size != names["bytes"]:
         raise ValueError(
-            f"{root / IMAGES} has changed since it was prepared: {said['bytes']} bytes then, "
+            f"{root / IMAGES} has changed since it was prepared: {names['bytes']} bytes then, "
             f"{size} now; {_AGAIN}"
         )
     pool = ClassPool(
         images=images,
         label=_labels(root / LABELS, len(images)),
-        class_names=said["class_names"],
-        class_group=torch.tensor(said["class_group"]),
-        group_names=said["group_names"],
+        class_names=names["class_names"],
+        class_group=torch.tensor(names["class_group"], device="cpu"),
+        group_names=names["group_names"],
     )
     empty = [name for name, n in zip(pool.class_names, pool.counts.tolist(), strict=True) if not n]
     if empty:
         raise ValueError(
             f"{len(empty)} of {pool.n_classes} classes in {root / CLASSES} have no row: "
-            f"{named(empty)}; {_AGAIN}"
+            f"{join_names(empty)}; {_AGAIN}"
         )
-    return PreparedSet(pool, said["name"], said["class_split"])
+    return PreparedSet(pool, names["name"], names["class_split"])
 
 
 def _names(root: Path) -> dict[str, Any]:
@@ -139,21 +140,39 @@ def _names(root: Path) -> dict[str, Any]:
             f"a folder of images with `innerloop prepare IMAGES --out {root}`"
         )
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["innerloop"] != VERSION:
-            raise ValueError(f"version {said['innerloop']}, this one reads {VERSION}")
-        classes = len(said["class_names"])
-        for key in ("class_group", "class_split"):
-            if said[key] is not None and len(said[key]) != classes:
-                raise ValueError(f"{len(said[key])} entries of {key} for {classes} classes")
-        unknown = set(said["class_split"] or []) - set(PARTS)
-        if unknown:
-            raise ValueError(f"unknown splits {named(sorted(map(str, unknown)))}")
-        return {**said, "name": str(said["name"]), "bytes": int(said["bytes"])}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged or something else ({type(error).__name__}: {error}); {_AGAIN}"
-        ) from error
+        names = json.loads(path.read_text(encoding="utf-8"))
+        _check_names(names)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or something else ({error}); {_AGAIN}") from error
+    return names
+
+
+def _check_names(names: Any) -> None:
+    """Raises ValueError unless this is what `PoolWriter` writes to classes.json."""
+    if not isinstance(names, dict) or names.get("innerloop") != VERSION:
+        got = names.get("innerloop") if isinstance(names, dict) else type(names).__name__
+        raise ValueError(f"expected a table of version {VERSION}, got {got!r:.80}")
+    kinds: dict[str, type] = {"name": str, "bytes": int}
+    lists = {"class_names": str, "group_names": str, "class_group": int}
+    if names.get("class_split") is not None:
+        lists["class_split"] = str
+    for key, kind in kinds.items():
+        if type(names.get(key)) is not kind:
+            raise ValueError(f"expected {key} of type {kind.__name__}, got {names.get(key)!r:.80}")
+    for key, kind in lists.items():
+        found = names.get(key)
+        if not isinstance(found, list) or not found or {*map(type, found)} != {kind}:
+            raise ValueError(f"expected {key} to be a list of {kind.__name__}, got {found!r:.80}")
+    classes, groups = len(names["class_names"]), len(names["group_names"])
+    for key in ("class_group", "class_split"):
+        if key in lists and len(names[key]) != classes:
+            raise ValueError(f"{len(names[key])} entries of {key} for {classes} classes")
+    if not 0 <= min(names["class_group"]) <= max(names["class_group"]) < groups:
+        raise ValueError(f"entries of class_group are not all in 0..{groups - 1}")
+    unknown = set(names.get("class_split") or []) - set(PARTS)
+    if unknown:
+        raise ValueError(f"unknown splits {join_names(sorted(unknown))}")
+    names.setdefault("class_split", None)
 
 
 def _labels(path: Path, n: int) -> torch.Tensor:
@@ -162,7 +181,7 @@ def _labels(path: Path, n: int) -> torch.Tensor:
         raise FileNotFoundError(f"no label file {path}; {_AGAIN}")
     try:
         label = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged or not an .npy file ({error}); {_AGAIN}") from error
     if not isinstance(label, np.ndarray) or label.dtype != np.int64 or label.shape != (n,):
         got = f"{label.dtype} {label.shape}" if isinstance(label, np.ndarray) else "an archive"

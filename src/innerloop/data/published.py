@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .cache import data_folder
+from .cache import data_folder, expand
 from .images.episodes import Augment
 from .pool import ClassPool
 from .pool_writer import PoolWriter
-from .readers import (
-    Layout,
-    Split,
-    cifar,
-    mini_imagenet,
-    read_cifar_fs,
-    read_cub,
-    read_fc100,
-    read_mini_imagenet,
-    read_tiered_imagenet,
-    tiered_imagenet,
-)
-from .readers import cub as cub_files
-from .readers.layout import SPLITS
+from .readers import DATASETS, PublishedSet, Split
+from .readers.cub import CUB, read_cub
+from .readers.registry import SPLITS, Registered
 from .source import Splits
 from .splits import few_shot
 
-Dataset = Literal["mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100"]
-Reader = Callable[[Path, Split], ClassPool]
-
-_READERS: Mapping[str, tuple[Layout, Reader]] = {
-    "mini-imagenet": (mini_imagenet.LAYOUT, read_mini_imagenet),
-    "tiered-imagenet": (tiered_imagenet.LAYOUT, read_tiered_imagenet),
-    "cifar-fs": (cifar.CIFAR_FS, read_cifar_fs),
-    "fc100": (cifar.FC100, read_fc100),
-}
+if TYPE_CHECKING:
+    Dataset = str
+else:
+    Dataset = Literal[tuple(DATASETS)]
+"""The names of the published data sets, as the choices of a setting."""
 
 
 def published(
@@ -51,20 +36,20 @@ def published(
     augment: Augment = "none",
     device: torch.device | str | None = None,
 ) -> Splits:
-    """Tasks on miniImageNet, tieredImageNet, CIFAR-FS or FC100, RGB images in [0, 1].
+    """Tasks on a published data set (`readers.DATASETS`), RGB images in [0, 1].
 
-    The files lie in `root`, or in the folder `dataset` of the data folder (INNERLOOP_DATA);
-    `innerloop.data.readers` says in which layouts. `augment` acts on training tasks only.
+    The files lie in `root`, or in the folder `dataset` of the data folder (INNERLOOP_DATA); its
+    reader in `innerloop.data.readers` says in which layouts. `augment` acts on training tasks only.
 
     Raises FileNotFoundError, with what to put where, when a split is missing; ValueError when it is
     damaged or has another number of classes than published.
     """
-    layout, read = _known(dataset)
+    facts, read = _registered(dataset)
     return _tasks(
-        layout,
+        facts,
         read,
         root,
-        "as published",
+        facts.split,
         way=way,
         shot=shot,
         queries=queries,
@@ -95,12 +80,12 @@ def cub(
     Raises as `published`.
     """
     read = partial(read_cub, size=size, crop=crop, split_file=split_file)
-    said = f"by {Path(split_file).name}" if split_file else "of Chen et al. 2019"
+    split_by = f"by {Path(split_file).name}" if split_file else CUB.split
     return _tasks(
-        cub_files.LAYOUT,
+        CUB,
         read,
         root,
-        f"{said}, cropped to boxes" if crop else said,
+        f"{split_by}, cropped to boxes" if crop else split_by,
         way=way,
         shot=shot,
         queries=queries,
@@ -119,9 +104,9 @@ def prepare_published(
 
     Raises as `published`, and FileExistsError when `out` is there; nothing is left behind then.
     """
-    layout, read = _known(dataset)
-    folder = _folder(layout, root)
-    with PoolWriter(out, name=layout.name) as writer:
+    facts, read = _registered(dataset)
+    folder = _folder(facts, root)
+    with PoolWriter(out, name=facts.name) as writer:
         for split in SPLITS:
             pool = read(folder, split)
             for k, name in enumerate(pool.class_names):
@@ -129,15 +114,15 @@ def prepare_published(
                 images = pool.stored(rows, torch.device("cpu"))
                 group = pool.group_names[int(pool.class_group[k])]
                 writer.add(name, images, group=group, split=split)
-        writer.name = f"{layout.name}{_partial(layout, len(writer))}"
+        writer.name = f"{facts.name}{_partial(facts, len(writer))}"
     return len(writer), writer.n_classes
 
 
 def _tasks(
-    layout: Layout,
-    read: Reader,
+    facts: PublishedSet,
+    read: Callable[[Path, Split], ClassPool],
     root: Path | str | None,
-    said: str,
+    split_by: str,
     *,
     way: int,
     shot: int,
@@ -145,7 +130,7 @@ def _tasks(
     augment: Augment,
     device: torch.device | str | None,
 ) -> Splits:
-    folder = _folder(layout, root)
+    folder = _folder(facts, root)
     pools: dict[str, ClassPool] = {split: read(folder, split) for split in SPLITS}
     return few_shot(
         pools,
@@ -157,21 +142,21 @@ def _tasks(
         invert=False,
         within_group=False,
         device=device,
-        name=f"{layout.name}{_partial(layout, sum(map(len, pools.values())))}",
-        said=said,
+        name=f"{facts.name}{_partial(facts, sum(map(len, pools.values())))}",
+        split_by=split_by,
     )
 
 
-def _known(dataset: str) -> tuple[Layout, Reader]:
-    if dataset not in _READERS:
-        raise ValueError(f"dataset must be one of {', '.join(_READERS)}, got {dataset!r}")
-    return _READERS[dataset]
+def _registered(dataset: Dataset) -> Registered:
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    return DATASETS[dataset]
 
 
-def _folder(layout: Layout, root: Path | str | None) -> Path:
-    return data_folder() / layout.name if root is None else Path(root).expanduser()
+def _folder(facts: PublishedSet, root: Path | str | None) -> Path:
+    return data_folder() / facts.name if root is None else expand(root)
 
 
-def _partial(layout: Layout, images: int) -> str:
+def _partial(facts: PublishedSet, images: int) -> str:
     """What every result says when images are missing."""
-    return "" if images == layout.images else f", partial: {images} of {layout.images} images"
+    return "" if images == facts.images else f", partial: {images} of {facts.images} images"

@@ -51,11 +51,11 @@ def few_shot(
     within_group: bool,
     device: torch.device | str | None,
     name: str,
-    said: str,
+    split_by: str,
 ) -> Splits:
     """`Episodes` on each of the three pools; `rotate` and `augment` act on training tasks only.
 
-    `name` is what the data is called, `said` how its classes were shared out. Raises ValueError for
+    `name` is what the data is called, `split_by` how its classes were split. Raises ValueError for
     a class (with `within_group`, a group) in two pools, and what `Episodes` raises.
     """
     check_disjoint(pools, by="class")
@@ -72,14 +72,14 @@ def few_shot(
             within_group=within_group,
             device=device,
             name=name,
-            split=f"{part} {said}",
+            split=f"{part} {split_by}",
         )
         for part, pool in pools.items()
     }
     return Splits(sources["train"], sources["validation"], sources["test"])
 
 
-def large_enough(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped) -> ClassPool:
+def with_enough_images(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped) -> ClassPool:
     """`pool` if every class has `needed` images; with `skip_bad`, the classes that have."""
     if not skip_bad:
         check_examples(pool, needed, "shot + queries")
@@ -92,13 +92,13 @@ def large_enough(pool: ClassPool, needed: int, skip_bad: bool, skipped: Skipped)
     return pool.with_at_least(needed)
 
 
-def shared_out(
+def split_classes(
     pool: ClassPool, fractions: Fractions, seed: int, by_group: bool
 ) -> dict[str, ClassPool]:
     """Classes (or whole groups) shuffled by `seed` and cut at the fractions."""
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
-    units = pool.class_group.unique() if by_group else torch.arange(pool.n_classes)
+    units = pool.class_group.unique() if by_group else torch.arange(pool.n_classes, device="cpu")
     many = "groups" if by_group else "classes"
     n = len(units)
     test, validation = max(1, round(n * fractions[2])), max(1, round(n * fractions[1]))
@@ -107,7 +107,7 @@ def shared_out(
             f"{n} {many} shared out by {fractions} leave none for training; at least 3 are needed, "
             "or make the folders train, val and test yourself"
         )
-    order = units[torch.randperm(n, generator=generator(seed, "folder", "split"))]
+    order = units[torch.randperm(n, generator=generator(seed, "folder", "split"), device="cpu")]
     parts: dict[str, torch.Tensor] = {
         "train": order[: n - test - validation],
         "validation": order[n - test - validation : n - test],

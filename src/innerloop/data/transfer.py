@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """CPU tensors of one dtype on `device`, in one copy that nobody waits for.
 
     A copy from ordinary memory stops the CPU until the accelerator has taken it; one from pinned

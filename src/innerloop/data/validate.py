@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from .pool import ClassPool
 
 
-def named(items: Iterable[str], most: int = 8) -> str:
+def join_names(items: Iterable[str], most: int = 8) -> str:
     """`a, b, c and 5 more`: the names an error shows, cut to a readable number."""
     words = list(items)
     rest = len(words) - most
     return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def repeated(names: Iterable[str]) -> list[str]:
+def duplicates(names: Iterable[str]) -> list[str]:
     """Those that occur more than once, in order."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
@@ -59,14 +59,16 @@ def check_labels(label: Tensor, n_images: int, class_names: Sequence[str]) -> No
         )
     wrong = label[(label < 0) | (label >= len(class_names))]
     if len(wrong):
-        values = named(str(v) for v in sorted(set(wrong.tolist())))
+        values = join_names(str(v) for v in sorted(set(wrong.tolist())))
         raise ValueError(
             f"{len(wrong)} of {n_images} labels are out of range [0, {len(class_names)}): "
             f"{values}; labels index class_names"
         )
-    twice = repeated(class_names)
+    twice = duplicates(class_names)
     if twice:
-        raise ValueError(f"class names must be distinct, {len(twice)} occur twice: {named(twice)}")
+        raise ValueError(
+            f"class names must be distinct, {len(twice)} occur twice: {join_names(twice)}"
+        )
 
 
 def check_groups(class_group: Tensor, n_classes: int, group_names: Sequence[str]) -> None:
@@ -80,7 +82,7 @@ def check_groups(class_group: Tensor, n_classes: int, group_names: Sequence[str]
     if len(wrong):
         raise ValueError(
             f"{len(wrong)} of {n_classes} classes have a group out of range "
-            f"[0, {len(group_names)}): {named(str(v) for v in sorted(set(wrong.tolist())))}"
+            f"[0, {len(group_names)}): {join_names(str(v) for v in sorted(set(wrong.tolist())))}"
         )
 
 
@@ -93,7 +95,7 @@ def check_finite(images: Tensor, label: Tensor, class_names: Sequence[str]) -> N
         classes = sorted({class_names[i] for i in label[bad].tolist()})
         raise ValueError(
             f"{int(bad.sum())} of {len(images)} images hold NaN or infinite pixels, in "
-            f"{len(classes)} classes: {named(classes)}; remove them or fill the gaps"
+            f"{len(classes)} classes: {join_names(classes)}; remove them or fill the gaps"
         )
 
 
@@ -106,7 +108,7 @@ def check_examples(pool: ClassPool, needed: int, why: str) -> None:
     if short:
         raise ValueError(
             f"{len(short)} of {len(counts)} classes have fewer than {needed} images ({why}): "
-            f"{named(short)}; ask for fewer shots or queries, or drop them with "
+            f"{join_names(short)}; ask for fewer shots or queries, or drop them with "
             f"pool.with_at_least({needed})"
         )
 
@@ -121,7 +123,7 @@ def check_disjoint(pools: Mapping[str, ClassPool], by: Literal["class", "group"]
             if shared:
                 many = "classes" if by == "class" else "groups"
                 raise ValueError(
-                    f"{len(shared)} {many} are in both {first} and {second}: {named(shared)}; "
+                    f"{len(shared)} {many} are in both {first} and {second}: {join_names(shared)}; "
                     f"a {by} may be in one split only"
                 )
 

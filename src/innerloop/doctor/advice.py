@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.utils.parametrizations import _SpectralNorm
 
 RECURRENT = (nn.RNNBase, nn.LSTMCell, nn.RNNCell)
 
@@ -34,10 +33,8 @@ def missing_second_derivative(error: BaseException) -> str:
     return "replace the layer, or use first order: methods.fomaml(model, ...)"
 
 
-def wrong_second_derivative(layer: nn.Module | None) -> str:
+def wrong_second_derivative() -> str:
     """For a layer that can be differentiated twice, with a wrong result."""
-    if isinstance(layer, _SpectralNorm):
-        return "its power iteration is not differentiated; `model.eval()` keeps it fixed: exact"
     return (
         "write its backward with differentiable operations, without .detach(), .data or "
         "@once_differentiable; or use first order: methods.fomaml(model, ...)"

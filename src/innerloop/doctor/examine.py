@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..call.copies import copied
 from ..call.model import differentiable_kernels
 from ..core.types import Task
 from ..objective.losses import Loss, LossLike, as_loss
@@ -59,7 +59,7 @@ def check(
     if _fine(rows):
         rows += parameter_rows(model)
     if _fine(rows):
-        rows += _run(copy.deepcopy(model), resolved, x, y, norm)
+        rows += _run(copied(model), resolved, x, y, norm)
     return CheckReport(type(model).__name__, tuple(rows))
 
 
@@ -166,7 +166,7 @@ def _double_backward_row(subject: Subject, *, surrogate: bool) -> Row:
         return Row(aspect, True, "", f"agrees with finite differences to {error:.0e}")
     found = locate(subject.watched_wide, _when(probes.curvature_error))
     detail = f"the second derivative is off by {error:.0%} (finite differences, float64)"
-    return Row(aspect, surrogate, _where(found), detail, wrong_second_derivative(_module(found)))
+    return Row(aspect, surrogate, _where(found), detail, wrong_second_derivative())
 
 
 def _transform_rows(subject: Subject) -> list[Row]:

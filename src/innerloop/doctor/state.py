@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from ..call.copies import copied
 from .advice import RECURRENT
 from .report import Row
 from .trace import Call, Trace, layer_label
@@ -47,7 +46,7 @@ def watched_rows(watched: Trace) -> list[Row]:
 
 def write_rows(model: nn.Module, x: Tensor) -> list[Row]:
     """Two passes on a copy: its weights must stay, its buffers are compared."""
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     params = {k: v.detach().clone() for k, v in twin.named_parameters()}
     buffers = {k: v.detach().clone() for k, v in twin.named_buffers()}
     try:

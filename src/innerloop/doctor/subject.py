@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..call import policy as norms
+from ..call.copies import copied
 from ..call.model import ModelCall
 from ..core.types import Batch, Params
 from ..objective.losses import Loss
@@ -58,7 +58,7 @@ def prepare(
         return [*rows, wide_row], Subject(native, native, native, watched, watched)
     calm = wide
     if watched.innermost("random"):
-        quiet = copy.deepcopy(model).double().eval()
+        quiet = copied(model).double().eval()
         calm = _support_loss(quiet, loss, _double(x), _double(y), norm)
     return [*rows, wide_row], Subject(native, wide, calm, watched, watched_wide)
 
@@ -97,7 +97,7 @@ def _in_float64(
 ) -> tuple[Row, Target | None, Trace]:
     """The same in double precision; without it derivatives are run, but not compared."""
     advice = "use dtype=x.dtype for what forward creates; until then gradients are not compared"
-    double = copy.deepcopy(model).double()
+    double = copied(model).double()
     x, y = _double(x), _double(y)
     watched = _watch(double, x, norm)
     # A layer that narrows makes the next one fail, so it is looked for first.
@@ -125,6 +125,7 @@ def _support_loss(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str 
     Moved, because fresh weights sit on kinks: zero biases under ReLU on empty image borders.
     """
     call = ModelCall(model, norm)
+    call.together_only = True
     generator = torch.Generator().manual_seed(0)
     params: Params = {}
     for k, p in model.named_parameters():
@@ -146,6 +147,6 @@ def _support_loss(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, norm: str 
 
 def _watch(model: nn.Module, x: Tensor, norm: str | None) -> Trace:
     """The trace of a copy whose normalisation layers follow the policy."""
-    twin = copy.deepcopy(model)
+    twin = copied(model)
     norms.apply(twin, "running" if norm == "running" else "batch")
     return trace(twin, x)

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import functools
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -48,6 +49,10 @@ MOST_RECORDS = 8
 """Kinds of chunks whose records are kept; of more, the one not used for longest is dropped."""
 
 TURN = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a fork must not inherit a lock that another thread holds
+    os.register_at_fork(
+        before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release
+    )
 
 
 @contextlib.contextmanager
@@ -78,7 +83,11 @@ def execution(
         try:
             for module in own:
                 module.training = module.training and training
-            with seed, differentiable_kernels(recurrent=recurrent):
+            with contextlib.ExitStack() as stack:
+                for call in calls:
+                    stack.enter_context(call.holding())
+                stack.enter_context(seed)
+                stack.enter_context(differentiable_kernels(recurrent=recurrent))
                 yield
         finally:
             for module, was in zip(own, before, strict=True):

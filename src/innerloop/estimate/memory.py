@@ -1,4 +1,4 @@
-"""What a solver's state leaves behind for the next tasks."""
+"""What the last point of adaptation leaves behind for the next tasks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from ..core.types import Params
 
 
 def remembered(learner: Learner, end: Point) -> Params:
-    """The final state summed over the tasks, where the learner keeps one; else nothing."""
-    kept = isinstance(learner.offer(Memory), Memory)
-    return {k: v.sum(0) for k, v in end.state.items()} if kept else {}
+    """What outlives the tasks, summed over them, where the learner keeps something."""
+    keeper = learner.offer(Memory)  # type: ignore[type-abstract]
+    return {k: v.sum(0) for k, v in keeper.of(end).items()} if isinstance(keeper, Memory) else {}

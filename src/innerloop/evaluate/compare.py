@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
+
 from .result import EvaluationResult, half_width
 
-Verdict = Literal["first", "second", "no difference shown"]
+Verdict = Literal[
+    "first", "second", "no difference shown", "first diverged", "second diverged", "both diverged"
+]
+
+
+_DIVERGED: dict[tuple[bool, bool], Verdict] = {
+    (True, False): "first diverged",
+    (False, True): "second diverged",
+    (True, True): "both diverged",
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +31,9 @@ class Comparison:
     `difference` is the mean over tasks of (score of first - score of second), `interval` the
     half-width of its 95 % interval; `wins`, `ties`, `losses` count the tasks on which `first` is
     better, equal, worse. `better` names the better one only if the interval leaves out zero.
+
+    A score that is not finite is worse than any that is. Where there is one, the difference is nan
+    and `better` says which of the two diverged, on however few tasks.
     """
 
     first: str
@@ -29,13 +44,6 @@ class Comparison:
     ties: int
     losses: int
     better: Verdict
-
-    @property
-    def sign(self) -> str:
-        """`+` if the difference is above zero beyond its interval, `-` if below, `0` otherwise."""
-        if not abs(self.difference) > self.interval:
-            return "0"
-        return "+" if self.difference > 0 else "-"
 
 
 def compare(
@@ -70,28 +78,37 @@ def compare(
 def _pair(
     first: str, a: EvaluationResult, second: str, b: EvaluationResult, step: int
 ) -> Comparison:
-    difference = a.values[step] - b.values[step]
-    mean, half = float(difference.mean()), half_width(difference)
-    gain = difference if a.metric == "accuracy" else -difference
-    better: Verdict = "no difference shown"
-    if abs(mean) > half:
-        better = "first" if gain.mean() > 0 else "second"
+    ranks = [_ranked(result, step) for result in (a, b)]
+    wins, losses = int((ranks[0] > ranks[1]).sum()), int((ranks[0] < ranks[1]).sum())
+    mean = half = math.nan
+    better = _DIVERGED.get((a.diverged(step) > 0, b.diverged(step) > 0), "no difference shown")
+    if better == "no difference shown":
+        difference = a.values[step] - b.values[step]
+        mean, half = float(difference.mean()), half_width(difference)
+        if abs(mean) > half:
+            better = "first" if (mean > 0) == a.larger_is_better else "second"
     return Comparison(
         first=first,
         second=second,
         difference=mean,
         interval=half,
-        wins=int((gain > 0).sum()),
-        ties=int((gain == 0).sum()),
-        losses=int((gain < 0).sum()),
+        wins=wins,
+        ties=a.tasks - wins - losses,
+        losses=losses,
         better=better,
     )
+
+
+def _ranked(result: EvaluationResult, step: int) -> np.ndarray:
+    """The scores so that more is better, and what is not finite is worst."""
+    scores = result.values[step] if result.larger_is_better else -result.values[step]
+    return np.where(np.isfinite(scores), scores, -math.inf)
 
 
 def _check_same_tasks(first: str, a: EvaluationResult, second: str, b: EvaluationResult) -> None:
     differing = [
         f"{name} ({getattr(a, name)!r} and {getattr(b, name)!r})"
-        for name in ("metric", "tasks", "seed", "stream")
+        for name in ("metric", "larger_is_better", "tasks", "seed", "stream")
         if getattr(a, name) != getattr(b, name)
     ]
     differing += [

@@ -17,6 +17,9 @@ STATE_BYTES = 64 * 2**20
 
 LONGEST, SHORTEST = 2000, 50
 
+LARGEST = 1e100
+"""Displacements beyond this count as diverged."""
+
 
 class Adapting(Protocol):
     """A method whose learner adapts by steps."""
@@ -67,13 +70,15 @@ class Plane:
 
     `paths` (S+1, T, 2) are theta = phi_0, ..., phi_S of each task; `optima` (T, 2) each task's
     optimum; `share` the part of the squared displacements that lies in the plane; `long_steps` the
-    inner steps after which a path counts as its optimum.
+    inner steps after which a path counts as its optimum. Tasks whose path or optimum is not finite
+    are left out of T, and `diverged` counts them.
     """
 
     paths: np.ndarray
     optima: np.ndarray
     share: float
     long_steps: int
+    diverged: int
 
 
 def parameter_plane(
@@ -86,6 +91,8 @@ def parameter_plane(
     the first two principal directions, through theta, of the displacements phi_S - theta and
     optimum - theta; the two groups are scaled to equal size first, so that short adaptation paths
     count as well.
+
+    Raises: ValueError if the inner loop diverges on all tasks.
     """
     trajectory = method.trajectory(support, steps)
     size = sum(leaf.numel() * leaf.element_size() for leaf in trajectory[0].values())
@@ -93,6 +100,14 @@ def parameter_plane(
     long_steps = max(SHORTEST, min(LONGEST, STATE_BYTES // size))
     path = torch.stack(states) - states[0]
     optima = _flat(method.trajectory(sample, long_steps)[-1]) - states[0]
+    # Squares of what is larger would not be finite, and neither would be the singular values.
+    kept = (torch.cat([path, optima[None]]).abs() < LARGEST).all(2).all(0)
+    if not kept.any():
+        raise ValueError(
+            f"the inner loop diverges on all {len(kept)} tasks within {long_steps} steps: there is "
+            "no path to draw. Use a smaller inner rate."
+        )
+    path, optima = path[:, kept], optima[kept]
     groups = [_unit(path[-1]), _unit(optima)]
     _, _, directions = torch.linalg.svd(torch.cat(groups), full_matrices=False)
     axes = directions[:2]
@@ -104,6 +119,7 @@ def parameter_plane(
         optima=(optima @ axes.T).numpy(),
         share=share,
         long_steps=long_steps,
+        diverged=int((~kept).sum()),
     )
 
 

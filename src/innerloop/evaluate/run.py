@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from ..core import streams
 from ..core.contract import Metric, Objective
-from ..core.types import Batch, Task, Tree, concat, leaf, leaves, mapped, to
-from ..data.source import Source
+from ..core.types import Batch, Task, Tree, concat, leaf, leaves, mapped, shapes, to
+from ..data.source import Source, as_source
 from .result import EvaluationResult
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Evaluable(Protocol):
 
 def evaluate(
     method: Evaluable,
-    source: Source,
+    source: Source | Sequence[Task],
     tasks: int = ENOUGH_TASKS,
     *,
     steps: int | None = None,
@@ -71,6 +72,7 @@ def evaluate(
             tasks,
             ENOUGH_TASKS,
         )
+    source = as_source(source)
     device = device_of(method)
     metric = metric or method.objective.metric
     digest = hashlib.blake2b(digest_size=16)
@@ -95,7 +97,8 @@ def evaluate(
             progress(min(first + batch, tasks), tasks)
     _warn_if_not_finite(torch.cat([row[-1] for row in bad]))
     return EvaluationResult(
-        metric=metric.name,  # type: ignore[arg-type]
+        metric=metric.name,
+        larger_is_better=metric.larger_is_better,
         values=np.concatenate(parts, axis=1),
         method=dict(method.describe()),
         source=dict(source.describe()),
@@ -113,15 +116,17 @@ def evaluate(
 def draw_tasks(
     source: Source, tasks: int, *, batch: int = 16, seed: int = 0, stream: str = "test"
 ) -> Iterator[tuple[int, Task]]:
-    """The test tasks 0..tasks-1 in stacks of at most `batch`, with the index of the first."""
+    """The test tasks 0..tasks-1 in stacks of at most `batch`, with the index of the first.
+
+    A stack ends early where the shape of a task changes.
+    """
     for first in range(0, tasks, batch):
         last = min(first + batch, tasks)
-        yield (
-            first,
-            concat(
-                [source.sample(streams.generator(seed, stream, i), 1) for i in range(first, last)]
-            ),
-        )
+        drawn = [source.sample(streams.generator(seed, stream, i), 1) for i in range(first, last)]
+        for _, alike in itertools.groupby(drawn, key=shapes):
+            together = list(alike)
+            yield first, concat(together)
+            first += len(together)
 
 
 def device_of(method: Evaluable) -> torch.device:

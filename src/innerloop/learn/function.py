@@ -16,23 +16,35 @@ class FunctionCall(ModelCall):
     """`function(model, batch)` of each task as a model call: its output is one scalar per task."""
 
     def __init__(
-        self, model: nn.Module, function: Callable[[nn.Module, Batch], Tensor], policy: str
+        self,
+        model: nn.Module,
+        function: Callable[..., Tensor],
+        policy: str,
+        hyper: nn.Module | None = None,
     ):
         if policy == "support":
             raise ValueError(
                 'norm="support" runs the support set in front of a query, which a function that '
                 'calls the model by itself cannot do; use norm="batch" or norm="running"'
             )
-        super().__init__(_Applied(model, function), policy)
+        super().__init__(_Applied(model, function, hyper), policy)
 
     def follow(self, other: ModelCall) -> None:
         """Take the modes and the precision of another call of the same model."""
         self.precision = other.precision
         self.follow_modes()
 
-    def values(self, weights: Params, stacked: set[str], batch: Batch, stream: str) -> Tensor:
-        """(T,)."""
+    def values(
+        self,
+        weights: Params,
+        stacked: set[str],
+        batch: Batch,
+        stream: str,
+        hyper: Params | None = None,
+    ) -> Tensor:
+        """(T,), with these weights in the model and these in the module that goes with it."""
         own = {f"model.{k}": v for k, v in weights.items()}
+        own |= {f"hyper.{k}": v for k, v in (hyper or {}).items()}
         given = {"x": batch.x, "y": batch.y}
         if batch.weight is not None:
             given["weight"] = batch.weight
@@ -48,13 +60,16 @@ class FunctionCall(ModelCall):
 class _Applied(nn.Module):
     """A model and what is computed with it."""
 
-    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Batch], Tensor]):
+    def __init__(self, model: nn.Module, function: Callable[..., Tensor], hyper: nn.Module | None):
         super().__init__()
         self.model = model
         self.function = function
+        self.hyper = hyper
 
     def forward(self, x: Any, y: Any = None, weight: Tensor | None = None) -> Tensor:
-        found = self.function(self.model, Batch(x, y, weight))
+        batch = Batch(x, y, weight)
+        beside = () if self.hyper is None else (self.hyper,)
+        found = self.function(self.model, batch, *beside)
         if not isinstance(found, torch.Tensor) or found.dim() != 0:
             told = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise ValueError(

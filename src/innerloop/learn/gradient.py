@@ -25,7 +25,7 @@ from ..core.contract import (
     Trajectory,
     View,
 )
-from ..core.types import Batch, Params, Tree
+from ..core.types import Batch, Params, Tree, one_of
 from ..objective.losses import Loss, LossLike
 from ..objective.terms import ModelFunction, Situation, Term, as_terms
 from ..scope import All, Scope
@@ -121,7 +121,7 @@ class GradientLearner(Learner):
         one = {k: v.squeeze(0) if k in stacked else v for k, v in weights.items()}
         shapes = {k: p.shape for k, p in self.model.named_parameters()}
         fitting = {k: v for k, v in one.items() if v.shape == shapes[k]}
-        model = self.call.materialise(fitting, support.x)
+        model = self.call.materialise(fitting, one_of(support.x))
         for k, v in one.items():
             if k not in fitting:  # a head with another number of classes
                 _resize(model, k, v)
@@ -149,7 +149,7 @@ class GradientLearner(Learner):
             Path: lambda: self._way,
             Trajectory: lambda: loop.Walk(self._way),
             Optimum: lambda: _Minimum(self._way),
-            Memory: lambda: _Kept(self.solver),
+            Memory: lambda: _Kept(self.solver, self.scope),
             Program: lambda: _Steps(self),
             Models: lambda: _Adapted(self),
         }
@@ -172,9 +172,13 @@ class GradientLearner(Learner):
 
     def _refuse(self, view: type) -> Refusal | None:
         """What stands against this view: first the solver's reason, then this learner's."""
+        if view is Memory and self.scope.keeps():
+            return None
         reason = None if view in (Trajectory, Models) else self.solver.refuse(view)
         if reason is not None:
             return reason
+        if view is Program and self.scope.keeps():
+            return Refusal("the weights outlive the task", 'Use engine="eager"')
         if view is Optimum:
             return self._refuse_optimum()
         if view is Program and self.solver.tolerance is not None:
@@ -213,11 +217,11 @@ class GradientLearner(Learner):
     def _run(self, weights: Params, stacked: set[str], x: Tree) -> Tree:
         return self.call(weights, stacked, x, "start", None)
 
-    def _function(self, function: ModelFunction) -> FunctionCall:
+    def _function(self, function: ModelFunction, hyper: nn.Module | None = None) -> FunctionCall:
         """The model under this function; made once, so that it is examined once."""
         found = self._functions.get(id(function))
         if found is None:
-            found = FunctionCall(self.model, function, self.call.policy)
+            found = FunctionCall(self.model, function, self.call.policy, hyper)
             found.follow(self.call)
             self._functions[id(function)] = found
         return found
@@ -324,10 +328,12 @@ class _At(Situation):
     def weights(self) -> tuple[Params, set[str]]:
         return self._learner._weights(self._meta, self._point, "support")
 
-    def apply(self, function: ModelFunction) -> Tensor:
+    def apply(
+        self, function: ModelFunction, hyper: nn.Module | None = None, values: Params | None = None
+    ) -> Tensor:
         weights, stacked = self.weights()
-        call = self._learner._function(function)
-        return call.values(weights, stacked, self.batch, self._learner._stream(self.t))
+        call = self._learner._function(function, hyper)
+        return call.values(weights, stacked, self.batch, self._learner._stream(self.t), values)
 
 
 class _Adapted(Models):
@@ -349,13 +355,22 @@ class _Adapted(Models):
 
 
 class _Kept(Memory):
-    """The solver's state between tasks."""
+    """The solver's state between tasks, and the weights of a scope that carries them on."""
 
-    def __init__(self, solver: Solver):
-        self.solver = solver
+    def __init__(self, solver: Solver, scope: Scope):
+        self.solver, self.scope = solver, scope
+        self._of_solver = solver.refuse(Memory) is None
+
+    def of(self, end: Point) -> Params:
+        state = {f"state.{k}": v for k, v in end.state.items()} if self._of_solver else {}
+        phi = {f"phi.{k}": v for k, v in end.phi.items()} if self.scope.keeps() else {}
+        return state | phi
 
     def keep(self, state: Params) -> None:
-        self.solver.keep(state)
+        if self._of_solver:
+            self.solver.keep(trees.under("state.", state))
+        if self.scope.keeps():
+            self.scope.keep(trees.under("phi.", state))
 
 
 class _Steps(Program):

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..core import trees
-from ..core.checks import one_of, positive
+from ..core import checks, trees
+from ..core.checks import positive
 from ..core.classes import membership
 from ..core.contract import Point
-from ..core.types import Batch, Params, Tree
+from ..core.types import Batch, Params, Tree, one_of
 from ..heads import Head
 from .features import FeatureLearner
 
@@ -48,7 +48,7 @@ class HeadLearner(FeatureLearner):
         scale: float | None = None,
     ):
         super().__init__(model, norm=norm)
-        one_of("targets", targets, Targets)
+        checks.one_of("targets", targets, Targets)
         self.targets = targets
         reason = head.refuse(targets)
         if reason is not None:
@@ -83,7 +83,7 @@ class HeadLearner(FeatureLearner):
 
     def module(self, point: Point, support: Batch) -> nn.Module:
         """The model followed by an ordinary linear layer."""
-        model = self.call.materialise({}, support.x)
+        model = self.call.materialise({}, one_of(support.x))
         weight, bias = _scaled(dict(self.named_parameters()), point.phi)
         head = nn.Linear(weight.shape[2], weight.shape[1]).to(next(model.parameters()))
         with torch.no_grad():

@@ -14,7 +14,7 @@ from ..core.cell import cell_step, cell_weights
 from ..core.checks import positive, whole
 from ..core.classes import membership
 from ..core.contract import Point
-from ..core.types import Batch, Params, Tree
+from ..core.types import Batch, Params, Tree, one_of
 from .features import FeatureLearner
 
 
@@ -71,7 +71,7 @@ class MatchingLearner(FeatureLearner):
         return matches(found, phi["keys"], phi["member"], self.temperature)
 
     def module(self, point: Point, support: Batch) -> nn.Module:
-        model = self.call.materialise({}, support.x)
+        model = self.call.materialise({}, one_of(support.x))
         one = {k: v.squeeze(0) for k, v in point.phi.items()}
         return MatchingClassifier(
             model, self.context, one["keys"], one["member"], self.temperature

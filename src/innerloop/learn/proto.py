@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..call import differentiable_kernels
 from ..core.classes import membership
 from ..core.contract import Point
-from ..core.types import Batch, Params, Tree
+from ..core.types import Batch, Params, Tree, one_of
 from .features import FeatureLearner
 
 
@@ -35,7 +35,7 @@ class ProtoLearner(FeatureLearner):
         return distances(self.features(meta, x, support.x), point.phi["prototypes"])
 
     def module(self, point: Point, support: Batch) -> nn.Module:
-        model = self.call.materialise({}, support.x)
+        model = self.call.materialise({}, one_of(support.x))
         return ProtoClassifier(model, point.phi["prototypes"].squeeze(0)).eval()
 
     def fitted_by(self) -> str:

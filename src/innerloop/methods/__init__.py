@@ -7,6 +7,7 @@ what tables need to know of it: nothing else has to be edited for a new one.
 from .baselines import *  # noqa: F403
 from .estimators import *  # noqa: F403
 from .features import *  # noqa: F403
+from .hyper import bilevel as bilevel
 from .objectives import *  # noqa: F403
 from .registry import METHODS as METHODS
 from .registry import Named as Named

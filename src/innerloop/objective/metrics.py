@@ -57,6 +57,12 @@ def accuracy(ignored: int | None = IGNORED) -> Metric:
 
     def value(outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
+        if scores.dim() != batch.y.dim() + 1 or scores[:, :, 0].shape != batch.y.shape:
+            raise ValueError(
+                f"accuracy compares outputs (tasks, queries, classes, ...) with labels (tasks, "
+                f"queries, ...), got outputs {tuple(scores.shape)} for labels "
+                f"{tuple(batch.y.shape)}"
+            )
         # An output that is not finite is no answer; arg-max alone would give it a class.
         right = (scores.argmax(2) == batch.y) & scores.isfinite().all(2)
         counts = None if ignored is None else batch.y != ignored
@@ -70,6 +76,7 @@ def bit_accuracy() -> Metric:
 
     def value(outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
+        _same_shape("accuracy", scores, batch.y)
         right = (scores > 0) == (batch.y > 0.5)
         return mean(right.to(scores.dtype), None, batch.weight)
 
@@ -81,9 +88,19 @@ def error(name: str, of: Callable[[Tensor], Tensor]) -> Metric:
 
     def value(outputs: Tree, batch: Batch) -> Tensor:
         found = prediction(outputs)
+        _same_shape(name, found, batch.y)
         return mean(of(found - batch.y.to(found.dtype)), None, batch.weight)
 
     return Metric(name, False, value)
+
+
+def _same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
+    """(n, 1) values against (n,) outputs would broadcast to (n, n) in silence."""
+    if outputs.shape != y.shape:
+        raise ValueError(
+            f"{name} compares outputs with values of the same shape, got outputs "
+            f"{tuple(outputs.shape)} for targets {tuple(y.shape)}"
+        )
 
 
 def mse() -> Metric:

@@ -16,8 +16,11 @@ from ..core.strength import Strength
 from ..core.types import Batch, Params, Tree
 from .losses import Loss, LossLike, as_loss
 
-ModelFunction = Callable[[nn.Module, Batch], Tensor]
-"""A scalar from a model with one task's weights and one task's batch: any differentiable code."""
+ModelFunction = Callable[..., Tensor]
+"""(model, batch) -> a scalar: any differentiable code, with one task's weights and batch.
+
+Where a module of outer parameters goes with it, it is the third argument.
+"""
 
 
 class Situation(ABC):
@@ -45,8 +48,13 @@ class Situation(ABC):
         """All weights of the model, and the names of those with a row per task."""
 
     @abstractmethod
-    def apply(self, function: ModelFunction) -> Tensor:
-        """`function(model, batch)` for each task, with its own weights in the model: (T,)."""
+    def apply(
+        self, function: ModelFunction, hyper: nn.Module | None = None, values: Params | None = None
+    ) -> Tensor:
+        """`function(model, batch)` for each task, with its own weights in the model: (T,).
+
+        With `hyper`, a module, it is its third argument, with `values` as its parameters.
+        """
 
 
 class Term(nn.Module, ABC):
@@ -202,18 +210,20 @@ class Computed(Term):
     """A loss by any differentiable code: `function(model, batch)` of one task, a scalar.
 
     The model has the task's weights, and may be called twice, in parts, or differentiated in x.
+    With `hyper`, a module whose parameters are outer ones (weights of examples, a learned loss,
+    data that are distilled), the function is called with it as third argument.
     """
 
-    def __init__(self, function: ModelFunction):
+    def __init__(self, function: ModelFunction, hyper: nn.Module | None = None):
         super().__init__()
         if not callable(function):
             raise ValueError(
                 f"expected a function of (model, batch), got {type(function).__name__}"
             )
-        self.function = function
+        self.function, self.hyper = function, hyper
 
     def losses(self, hyper: Params, at: Situation) -> Tensor:
-        return at.apply(self.function)
+        return at.apply(self.function, self.hyper, trees.under("hyper.", hyper))
 
     def describe(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)

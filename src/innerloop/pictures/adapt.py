@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,32 +14,34 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from ..core.files import check_folder, new_folder
 from ..core.types import Batch, Task
 from ..data.images.files import Channels
 from ..evaluate.run import device_of
 from ..method import Method
+from .load import ABOUT, CONSTANT, FORMAT, PROGRAM, WEIGHTS, digest
 from .photos import Photos, query_photos, read_photos, support_photos
+from .program import NotExportable, Program, written
 from .sheet import Prediction, contact_sheet
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "innerloop-adapted-1"
-WEIGHTS, ABOUT, TABLE, SHEET = (
-    "adapted.safetensors",
-    "adapted.json",
-    "predictions.csv",
-    "contact_sheet.png",
-)
+TABLE, SHEET = "predictions.csv", "contact_sheet.png"
+
 AT_ONCE = 256
-"""Queries run together when predictions do not depend on each other."""
+"""Queries run together when predictions do not depend on each other, and the most that are tried
+one by one when they do."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a table program takes for the beginning of a formula."""
 
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """What adapting found. `accuracy` is None where no true class is known; `notes` are things a
-    reader must know to use the numbers."""
+    """What adapting found. `accuracy` is None where no true class is known; `norm` is the
+    normalisation policy, and `depends_on_neighbours` whether by it an answer depends on the other
+    pictures it is given with; `notes` are things a reader must know to use the numbers."""
 
     out: Path
     classes: list[str]
@@ -52,6 +50,8 @@ class AdaptReport:
     accuracy: float | None
     support_accuracy: float
     steps: int | None
+    norm: str
+    depends_on_neighbours: bool
     notes: list[str]
 
 
@@ -72,13 +72,16 @@ def adapt_images(
     `query` is a folder of class folders (then the accuracy is reported), a flat folder, or a list
     of files. Images are brought to `size` pixels and `channels` (1 grey, 3 RGB) in [0, 1], and
     turned into their negative by `invert`: as in the meta-training data. `steps` replaces the
-    trained number of inner steps. `out` (new or empty) gets predictions.csv, adapted.safetensors
-    with adapted.json (see `load_adapted`), and contact_sheet.png: all of them or none.
+    trained number of inner steps. `out` (new or empty) gets predictions.csv, contact_sheet.png, and
+    the adapted model for `innerloop.load`: all of them or none.
 
-    A model with N outputs takes up to N classes; with fewer, only theirs can be predicted.
+    A model with N outputs takes up to N classes; with fewer, only theirs can be predicted. Under
+    the normalisation policy `batch` an answer depends on the pictures beside it: the report says
+    so, and how many answers would be others for the picture alone.
 
     Raises: ValueError, before anything is written, for bad folders or files, too many classes, a
-    regression method, or an `out` that holds something.
+    regression method, an adaptation that diverges, or an `out` that holds something; OSError if it
+    cannot be written.
     """
     support_dir, out = Path(support_dir), Path(out)
     asked_for = Path(query) if isinstance(query, str | Path) else [Path(path) for path in query]
@@ -98,11 +101,13 @@ def adapt_images(
     y = torch.tensor([classes.index(name or "") for name in given.classes], device=device)
     notes = _check_outputs(method, x, y, len(classes))
     adapted = method.adapt(x, y, steps)
-    transductive = method.describe().get("norm") == "batch"
-    if transductive:
-        notes.append(_transductive_note(len(asked.files)))
-    probabilities = _probabilities(adapted, query_x, len(classes), transductive)
-    fitted = _probabilities(adapted, x, len(classes), transductive).argmax(1) == y.cpu()
+    _check_weights(adapted)
+    norm = method.describe().get("norm", "")
+    together = norm.startswith("batch")
+    probabilities = _probabilities(adapted, query_x, len(classes), together)
+    if together:
+        notes.append(_neighbours_note(adapted, query_x, probabilities))
+    fitted = _probabilities(adapted, x, len(classes), together).argmax(1) == y.cpu()
     report = AdaptReport(
         out=out,
         classes=classes,
@@ -111,67 +116,36 @@ def adapt_images(
         accuracy=_accuracy(asked, probabilities, classes),
         support_accuracy=float(fitted.double().mean()),
         steps=steps,
+        norm=norm,
+        depends_on_neighbours=together,
         notes=notes,
     )
     for note in notes:
         logger.warning(note)
     about = _about(method, report, size, channels, invert, model_config)
-    _write(report, adapted, about)
+    _write(report, adapted.cpu(), x.cpu(), about)
     return report
 
 
-def load_adapted(folder: str | Path, module: nn.Module) -> list[str]:
-    """Fill `module`, built like the trained model, with an adapted one; returns its class names.
-
-    Output i stands for the i-th class. The normalisation policy comes with the weights: layers
-    without stored statistics use those of the batch they get. The module is put in eval mode. An
-    adapted ProtoNet is loaded into `ProtoClassifier(model, torch.empty(classes, features))`.
-
-    Raises: ValueError if `adapt_images` did not write the folder, or the weights do not fit.
-    """
-    folder = Path(folder)
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"{folder} holds no adapted model ({error}): expected {WEIGHTS} and {ABOUT}, as "
-            "`innerloop adapt --out DIR` writes them."
-        ) from error
-    for name, layer in module.named_modules():
-        if isinstance(layer, _NormBase):
-            _follow(layer, name, weights)
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS} does not fit {type(module).__name__}: {error}. Build the model as "
-            f"described under 'model' in {ABOUT}."
-        ) from error
-    module.eval()
-    return [str(name) for name in about["classes"]]
-
-
-def _follow(layer: _NormBase, name: str, weights: dict[str, Tensor]) -> None:
-    """Give the layer running statistics exactly if the file has some for it."""
-    for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-        stored = weights.get(f"{name}.{buffer}" if name else buffer)
-        layer.register_buffer(buffer, None if stored is None else torch.empty_like(stored))
-    layer.track_running_stats = layer.running_mean is not None
-
-
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"{out} exists and is not empty: nothing is overwritten. Give another --out, or remove "
-            "it first."
-        )
+    check_folder(out)
     for root in inputs:
         if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
             raise ValueError(
                 f"{out} lies inside {root}, whose images it would be mixed with. Give an --out "
                 "elsewhere."
             )
+
+
+def _check_weights(adapted: nn.Module) -> None:
+    """Buffers may hold infinities on purpose (masks), parameters may not."""
+    bad = [name for name, p in adapted.named_parameters() if not p.isfinite().all()]
+    bad += [name for name, b in adapted.named_buffers() if b.isnan().any()]
+    if bad:
+        raise ValueError(
+            f"The adapted weights are not finite: adaptation diverged ({', '.join(bad[:3])}"
+            f"{', ...' if len(bad) > 3 else ''}). Use fewer --steps."
+        )
 
 
 def _check_outputs(method: Method, x: Tensor, y: Tensor, classes: int) -> list[str]:
@@ -192,17 +166,22 @@ def _check_outputs(method: Method, x: Tensor, y: Tensor, classes: int) -> list[s
     return []
 
 
-def _transductive_note(queries: int) -> str:
+def _neighbours_note(adapted: nn.Module, x: Tensor, probabilities: Tensor) -> str:
+    """What norm="batch" does to the answers, measured by asking for each picture alone."""
     note = (
-        "normalisation by the statistics of the query batch (transductive): a prediction depends "
-        "on the other queries that it is made with"
+        "normalisation by the statistics of the query batch (transductive, norm=batch): an answer "
+        "depends on the other queries that it is made with"
     )
-    if queries == 1:
-        note += (
-            "; with a single query that is unreliable: give several, or use a model trained with "
-            "norm=support"
-        )
-    return note
+    tried = min(len(x), AT_ONCE)
+    if len(x) > 1:
+        try:
+            classes = probabilities.shape[1]
+            alone = [_probabilities(adapted, row[None], classes, True) for row in x[:tried]]
+        except ValueError:  # the layers refuse a batch of one value per channel
+            return f"{note}, and no picture can be classified alone"
+        changed = int((torch.cat(alone).argmax(1) != probabilities[:tried].argmax(1)).sum())
+        note += f"; {changed} of {tried} would be another for the picture alone"
+    return f"{note}. A model trained with norm=support answers for each picture by itself"
 
 
 def _probabilities(adapted: nn.Module, x: Tensor, classes: int, together: bool) -> Tensor:
@@ -249,50 +228,70 @@ def _about(
         "support_images": report.support,
         "method": method.describe(),
         "steps": report.steps,
+        "norm": report.norm,
+        "depends_on_neighbours": report.depends_on_neighbours,
         "model": None if model_config is None else dict(model_config),
         "input": {"size": size, "channels": channels, "range": [0, 1], "invert": invert},
         "accuracy": report.accuracy,
         "support_accuracy": report.support_accuracy,
         "notes": report.notes,
-        "load": "build the model as under 'model', then "
-        "innerloop.pictures.load_adapted(FOLDER, model) fills it and returns the class names",
+        "load": "innerloop.load(FOLDER)",
     }
 
 
-def _write(report: AdaptReport, adapted: nn.Module, about: dict[str, Any]) -> None:
+def _write(report: AdaptReport, adapted: nn.Module, x: Tensor, about: dict[str, Any]) -> None:
     # Copies: safetensors refuses tensors that share memory (tied weights).
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in adapted.state_dict().items()}
+    weights = {k: v.detach().contiguous().clone() for k, v in adapted.state_dict().items()}
+    contents: dict[str, bytes] = {}
+    try:
+        program, constants = _program(adapted, x)
+        weights |= {CONSTANT + k: v.clone() for k, v in constants.items() if k not in weights}
+        contents[PROGRAM] = json.dumps(program).encode()
+    except NotExportable as reason:
+        about = {**about, "no_program": str(reason)}
+        logger.warning("innerloop.load cannot open %s: %s", report.out, reason)
+    contents[WEIGHTS] = safetensors.torch.save(weights)
+    digests = {name: digest(content) for name, content in contents.items()}
+    text = json.dumps({**about, "digests": digests}, indent=2, ensure_ascii=False)
     right = "" if report.accuracy is None else f", {100 * report.accuracy:.1f} % right"
-    title = f"{len(report.predictions)} queries, {len(report.classes)} classes{right}"
-    with _whole_folder(report.out) as draft:
-        (draft / WEIGHTS).write_bytes(safetensors.torch.save(weights))
-        (draft / ABOUT).write_text(
-            json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        (draft / TABLE).write_text(_csv(report.predictions), encoding="utf-8", newline="")
-        (draft / SHEET).write_bytes(contact_sheet(report.predictions, report.classes, title))
+    beside = ", each by the others beside it (norm=batch)" if report.depends_on_neighbours else ""
+    title = f"{len(report.predictions)} queries, {len(report.classes)} classes{right}{beside}"
+    contents[ABOUT] = f"{text}\n".encode()
+    contents[TABLE] = _csv(report.predictions).encode()
+    contents[SHEET] = contact_sheet(report.predictions, report.classes, title)
+    with new_folder(report.out) as draft:
+        for name, content in contents.items():
+            (draft / name).write_bytes(content)
+
+
+def _program(adapted: nn.Module, x: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The network as operations that give its outputs on the support images `x`.
+
+    Raises: NotExportable.
+    """
+    told, tensors = written(adapted, x)
+    try:
+        rebuilt = Program(told, {name: value.clone() for name, value in tensors.items()})
+        with torch.no_grad():
+            wanted, found = adapted(x), rebuilt(x)
+    except (RuntimeError, ValueError) as error:
+        raise NotExportable(f"its operations do not run by themselves: {error}") from error
+    if not torch.allclose(wanted, found, rtol=0, atol=1e-5 * float(wanted.abs().max())):
+        raise NotExportable("its operations by themselves compute something else")
+    return told, tensors
 
 
 def _csv(predictions: Sequence[Prediction]) -> str:
+    """A table program runs what looks like a formula: a quote in front makes it text."""
+
+    def text(value: object) -> str:
+        told = str(value)
+        return f"'{told}" if told.startswith(FORMULA) else told
+
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["file", "predicted", "probability", "true"])
     for row in predictions:
-        writer.writerow([row.file, row.predicted, f"{row.probability:.4f}", row.true or ""])
+        probability = f"{row.probability:.4f}"
+        writer.writerow([text(row.file), text(row.predicted), probability, text(row.true or "")])
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A draft folder beside `out` that becomes `out` at the end, or vanishes on an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield draft
-        os.chmod(draft, 0o755)
-        if out.exists():
-            out.rmdir()
-        os.replace(draft, out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise

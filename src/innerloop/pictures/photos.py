@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from ..data.pool import scaled
 IGNORED = frozenset({"thumbs.db", "desktop.ini"})
 
 
+DIRECTIONS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of signs that make the text after them run the other way."""
+
+
 class Photos(NamedTuple):
     """Image files and, where it is known, the class folder each lies in."""
 
@@ -26,8 +31,8 @@ class Photos(NamedTuple):
 def support_photos(root: Path) -> Photos:
     """The images of `root/CLASS/*`, classes and files in the order of their names.
 
-    Raises: ValueError if there is no folder per class, only one class, an empty class, or a file
-    that is not an image by its name.
+    Raises: ValueError if there is no folder per class, only one class, an empty class, a file that
+    is not an image by its name, or a name that cannot be printed.
     """
     if not root.is_dir():
         raise ValueError(
@@ -77,7 +82,7 @@ def query_photos(query: Path | Sequence[Path], classes: Sequence[str]) -> Photos
     unknown = [folder.name for folder in folders if folder.name not in classes]
     if unknown:
         raise ValueError(
-            f"{query} has folders that are no support class: {', '.join(map(repr, unknown[:5]))} "
+            f"{query} has folders that are no support class: {', '.join(map(ascii, unknown[:5]))} "
             f"(classes: {', '.join(classes)}). Rename them, or give all queries in one flat folder."
         )
     return _labelled(folders)
@@ -109,6 +114,7 @@ def read_photos(
 def _labelled(folders: list[Path]) -> Photos:
     files: list[Path] = []
     names: list[str | None] = []
+    _check_printable(folders)
     for folder in folders:
         inside = _files(folder)
         deeper = _folders(folder)
@@ -134,7 +140,25 @@ def _listed(files: list[Path]) -> Photos:
     return Photos(files, [None] * len(files))
 
 
+def _check_printable(paths: list[Path]) -> None:
+    """Names go to terminals, tables and pictures, where an escape code has no place."""
+    bad = [path for path in paths if any(_is_control(sign) for sign in path.name)]
+    if bad:
+        raise ValueError(
+            f"the name {bad[0].name!a} in {bad[0].parent} holds signs that cannot be printed "
+            f"({len(bad)} such names): rename it"
+        )
+
+
+def _is_control(sign: str) -> bool:
+    """Control characters, what turns the direction of text, and bytes that are not UTF-8."""
+    category = unicodedata.category(sign)
+    turns = category == "Cf" and unicodedata.bidirectional(sign) in DIRECTIONS
+    return category in ("Cc", "Cs", "Zl", "Zp") or turns
+
+
 def _check_names(files: list[Path]) -> None:
+    _check_printable(files)
     others = [path for path in files if not is_image(path)]
     if others:
         raise ValueError(

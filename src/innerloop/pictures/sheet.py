@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.images.files import read_image
+from ..data.images.files import open_image, read_image
 
 TILE, GAP, EDGE, CAPTION, BAND = 112, 12, 24, 34, 34
 ACROSS = 8
@@ -104,7 +104,7 @@ def _tile(
 
 def _thumbnail(path: Path) -> Image.Image:
     """The picture with its own proportions, at most TILE - 8 pixels wide and high."""
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         width, height = opened.size
         if opened.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # turned by a quarter
             width, height = height, width

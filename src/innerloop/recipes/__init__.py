@@ -14,6 +14,7 @@ from functools import partial
 
 from ..config import RunConfig
 from ..config.schema import nearest
+from ..data.readers import DATASETS
 from . import outer
 from .images import folder, glyphs, published
 from .omniglot import omniglot
@@ -105,13 +106,7 @@ def _registry() -> dict[str, Recipe]:
     return {row.name: row for row in rows}
 
 
-PUBLISHED = {
-    "mini-imagenet": "miniImageNet",
-    "tiered-imagenet": "tieredImageNet",
-    "cifar-fs": "CIFAR-FS",
-    "fc100": "FC100",
-    "cub": "CUB-200-2011",
-}
+PUBLISHED = {name: found.facts.title for name, found in DATASETS.items()}
 PAPERS = {
     "maml": "Finn et al. 2017",
     "fomaml": "Finn et al. 2017",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import resources
 
+from ..data.readers import DATASETS
+
 METHODS: dict[str, tuple[str, ...]] = {
     "maml": ("finn2017maml",),
     "fomaml": ("finn2017maml",),
@@ -54,11 +56,7 @@ DATA: dict[str, tuple[str, ...]] = {
     "folder": (),
     "prepared": (),
     "omniglot": ("lake2015omniglot",),
-    "mini-imagenet": ("vinyals2016matching", "ravi2017lstm"),
-    "tiered-imagenet": ("ren2018tiered",),
-    "cifar-fs": ("bertinetto2019r2d2",),
-    "fc100": ("oreshkin2018tadam",),
-    "cub": ("wah2011cub", "chen2019closer"),
+    **{name: found.facts.papers for name, found in DATASETS.items()},
 }
 """By the kind of the source, or the name of the published data set; its split included."""
 

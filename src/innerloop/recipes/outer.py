@@ -7,6 +7,7 @@ from typing import Any
 
 from ..config import METHODS, Conv4, Evaluate, Omniglot, RunConfig, SineGroups
 from ..config import TestTasks as Test
+from ..data.readers import DATASETS
 from ..train.settings import Settings
 from .images import folder, glyphs, published
 from .omniglot import omniglot
@@ -16,15 +17,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sine": ("alpha_maml", "tr_maml"),
     "omniglot": ("alpha_maml", "tr_maml", "deml"),
     **dict.fromkeys(
-        (
-            "glyphs",
-            "folder",
-            "mini-imagenet",
-            "tiered-imagenet",
-            "cifar-fs",
-            "fc100",
-            "cub",
-        ),
+        ("glyphs", "folder", *DATASETS),
         ("deml",),
     ),
 }

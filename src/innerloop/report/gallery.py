@@ -103,9 +103,13 @@ def parameters(method: Method, source: Source, result: EvaluationResult) -> list
         return []  # a learner without steps has no path
     steps = min(PATH_STEPS, max(1, result.steps))
     known = truth or Batch(*(torch.cat(pair, 1) for pair in zip(*tasks, strict=True)))
-    plane = diagnose.parameter_plane(method, tasks.support, known, steps)
+    try:
+        plane = diagnose.parameter_plane(method, tasks.support, known, steps)
+    except ValueError:  # the inner loop diverges on all tasks
+        return []
     sample = "100 noise-free points" if truth else "support and query together"
     changes = diagnose.layer_changes(method, tasks.support, steps)
+    left_out = f" Left out: {plane.diverged} that diverged." if plane.diverged else ""
     return [
         _vector(
             "Parameter space",
@@ -113,7 +117,7 @@ def parameters(method: Method, source: Source, result: EvaluationResult) -> list
             f"Each colour is a test task: its path over {steps} inner steps from the "
             f"meta-parameters θ, and its optimum (star: {plane.long_steps} steps on {sample}). "
             f"Projected on the plane that shows most; it holds {100 * plane.share:.0f} % of the "
-            "squared displacements.",
+            f"squared displacements.{left_out}",
         ),
         _vector(
             "What adaptation changes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ..core.files import write_text
 from ..data.source import Source
 from ..evaluate.compare import Comparison, compare
-from ..evaluate.result import EvaluationResult, with_interval
+from ..evaluate.result import EvaluationResult, in_percent, quantile_95, title_of, with_interval
 from ..method import Method
 from . import gallery, page
 
@@ -48,88 +49,113 @@ def write_report(
         raise ValueError("Give both method and source (for the pictures of tasks), or neither.")
     name = result.method.get("method", "method")
     results = {name: result, **_renamed(baselines or {}, name)}
-    trained_steps = None if method is None else method.steps
-    body = [
-        page.cards(_headline(results)),
-        *_policy(result),
-        page.section("Scores", *_scores(results)),
-        page.pair(*map(page.picture, gallery.scores(results, trained_steps))),
+    pairs = [
+        compare({name: result, label: other})[0]
+        for label, other in results.items()
+        if label != name
     ]
+    trained_steps = None if method is None else method.steps
+    shown: list[page.Picture] = []
+    parameters: list[page.Picture] = []
     if method is not None and source is not None:
-        shown = gallery.samples(method, source, result)
-        body += [page.section(p.title, page.picture(p)) for p in shown]
+        shown += gallery.samples(method, source, result)
+        parameters += gallery.parameters(method, source, result)
     if records:
-        curves = gallery.curves(records)
-        body.append(page.section(curves.title, page.picture(curves)))
-    if method is not None and source is not None:
-        inside = gallery.parameters(method, source, result)
-        if inside:
-            body.append(page.section("Parameters", page.pair(*map(page.picture, inside))))
-    body.append(page.section("Settings", _settings(result, settings or {})))
-    lead = f"{_data(result)} · {result.tasks} test tasks · {result.created[:10]}"
-    footer = f"Written by innerloop. PyTorch {result.torch_version}, {result.device}."
-    return write_text(path, page.document(title, lead, body, footer))
+        shown.append(gallery.curves(records))
+    whole = page.Page(
+        warnings=_warnings(results, pairs),
+        title=title,
+        lead=f"{_data(result)} · {result.tasks} test tasks · {result.created[:10]}",
+        cards=_headline(results),
+        policy=_policy(result),
+        transductive=result.method.get("norm") == "batch",
+        interval=f"Mean over {result.tasks} test tasks ± 95 % interval of the mean (Student's t: "
+        f"{quantile_95(result.tasks - 1):.3f} standard deviations over tasks, divided by the root "
+        "of their number). It covers the choice of tasks, not that of the training seed.",
+        scores=_scores(results),
+        pairs=page.Table(
+            ["", "difference", "better on", "equal on", "worse on", "shown"],
+            [_pair_row(pair, result.metric) for pair in pairs],
+        ),
+        score_pictures=gallery.scores(results, trained_steps),
+        pictures=shown,
+        parameters=parameters,
+        facts=_facts(result, settings or {}),
+        footer=f"Written by innerloop. PyTorch {result.torch_version}, {result.device}.",
+    )
+    return write_text(path, page.render(whole))
 
 
 def _renamed(baselines: Mapping[str, EvaluationResult], taken: str) -> dict[str, EvaluationResult]:
     return {f"{k} (baseline)" if k == taken else k: v for k, v in baselines.items()}
 
 
+def _warnings(
+    results: Mapping[str, EvaluationResult], pairs: Sequence[Comparison]
+) -> Sequence[str]:
+    """The first lines of the report: what forbids to be glad of the numbers below."""
+    (name, first), *_ = results.items()
+    said = []
+    if first.diverged():
+        said.append(
+            f"{name} diverged: its score is not finite on {first.diverged()} of {first.tasks} "
+            f"tasks after {_steps(first.steps)}. Use fewer steps or a smaller inner rate."
+        )
+    better = [pair for pair in pairs if pair.better == "second"]
+    if better:
+        each = "; ".join(
+            f"{pair.second} has {results[pair.second].text()}, a difference of "
+            f"{with_interval(abs(pair.difference), pair.interval, first.metric)}"
+            for pair in better
+        )
+        said.append(
+            f"{'A baseline beats' if len(better) == 1 else 'Baselines beat'} {name} on the same "
+            f"{first.tasks} tasks: {each}, {name} {first.text()}. Meta-learning does not pay here."
+        )
+    return said
+
+
 def _headline(results: Mapping[str, EvaluationResult]) -> list[tuple[str, str]]:
     (name, first), *others = results.items()
-    what = "accuracy" if first.metric == "accuracy" else "mean squared error"
-    entries = [(first.text(), f"{name}: {what} after {_steps(first.steps)}")]
+    entries = [(first.text(), f"{name}: {title_of(first.metric)} after {_steps(first.steps)}")]
     if first.steps:
         entries.append((first.text(0), f"{name}: before adaptation"))
     return entries + [(other.text(), f"{label}, {_steps(other.steps)}") for label, other in others]
 
 
-def _policy(result: EvaluationResult) -> list[str]:
+def _policy(result: EvaluationResult) -> str:
     text = POLICIES.get(result.method.get("norm", ""))
     if text is None:
-        return []
+        return ""
     queries = result.source.get("queries")
-    per_class = f" Queries per class: {queries}." if queries and result.metric == "accuracy" else ""
-    return [page.paragraph(text + per_class, note=result.method["norm"] == "batch")]
+    return text + (
+        f" Queries per class: {queries}." if queries and in_percent(result.metric) else ""
+    )
 
 
-def _scores(results: Mapping[str, EvaluationResult]) -> list[str]:
-    first = next(iter(results.values()))
+def _scores(results: Mapping[str, EvaluationResult]) -> page.Table:
     columns = _columns(max(result.steps for result in results.values()))
     rows = [
         [label, *(result.text(s) if s <= result.steps else "" for s in columns)]
         for label, result in results.items()
     ]
-    parts = [
-        page.paragraph(
-            f"Mean over {first.tasks} test tasks ± 95 % interval of the mean (1.96 standard "
-            "deviations over tasks, divided by the root of their number). It covers the choice of "
-            "tasks, not that of the training seed."
-        ),
-        page.table(["inner steps", *map(str, columns)], rows),
-    ]
-    if len(results) > 1:
-        (name, _), *others = results.items()
-        pairs = [compare({name: first, label: other})[0] for label, other in others]
-        parts += [
-            page.paragraph("Compared task by task, after the last step of each:"),
-            page.table(
-                ["", "difference", "better on", "equal on", "worse on", "shown"],
-                [_pair_row(pair, first) for pair in pairs],
-            ),
-        ]
-    return parts
+    return page.Table(["inner steps", *map(str, columns)], rows)
 
 
-def _pair_row(pair: Comparison, first: EvaluationResult) -> list[str]:
-    verdict = {"first": pair.first, "second": pair.second}.get(pair.better)
+def _pair_row(pair: Comparison, metric: str) -> list[str]:
+    names = {"first": pair.first, "second": pair.second}
+    verdict: str = pair.better
+    who, _, what = verdict.partition(" ")
+    if who in names:
+        verdict = f"{names[who]} {what or 'is better'}"
+    difference = with_interval(pair.difference, pair.interval, metric)
     return [
         f"{pair.first} - {pair.second}",
-        with_interval(pair.difference, pair.interval, first.metric),
+        difference if math.isfinite(pair.difference) else "",
         str(pair.wins),
         str(pair.ties),
         str(pair.losses),
-        f"{verdict} is better" if verdict else pair.better,
+        verdict,
     ]
 
 
@@ -141,26 +167,25 @@ def _columns(longest: int) -> list[int]:
     return [*chosen[:7], longest]
 
 
-def _settings(result: EvaluationResult, settings: Mapping[str, Any]) -> str:
-    run = {
-        "tasks": str(result.tasks),
-        "seed": str(result.seed),
-        "task stream": result.stream,
-        "inner steps": str(result.steps),
-        "tasks per second": f"{result.tasks_per_second:.1f}",
-        "date": result.created,
-        "device": result.device,
-        "PyTorch": result.torch_version,
-        "tasks digest": result.digest,
+def _facts(result: EvaluationResult, settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    facts = {
+        "Method": result.method,
+        "Tasks": result.source,
+        "Evaluation": {
+            "tasks": str(result.tasks),
+            "seed": str(result.seed),
+            "task stream": result.stream,
+            "inner steps": str(result.steps),
+            "tasks per second": f"{result.tasks_per_second:.1f}",
+            "date": result.created,
+            "device": result.device,
+            "PyTorch": result.torch_version,
+            "tasks digest": result.digest,
+        },
     }
-    parts = [
-        page.facts("Method", result.method),
-        page.facts("Tasks", result.source),
-        page.facts("Evaluation", run),
-    ]
     if settings:
-        parts.append(page.facts("Configuration", {k: str(v) for k, v in dotted(settings).items()}))
-    return page.columns(*parts)
+        facts["Configuration"] = {k: str(v) for k, v in dotted(settings).items()}
+    return facts
 
 
 def dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -177,7 +202,7 @@ def dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 def _data(result: EvaluationResult) -> str:
     source = dict(result.source)
     parts = [source.get("source", "tasks")]
-    if result.metric == "accuracy" and "way" in source:
+    if "way" in source:
         parts.append(f"{source['way']}-way {source.get('shot', '?')}-shot")
     elif "shot" in source:
         parts.append(f"{source['shot']} support points")

@@ -2,11 +2,13 @@
 
 from .names import All, Except, Only, Scope, Within, last_layer
 from .per_step import PerStep
-from .start import Context, Prototypes, Zeroed
+from .start import Carried, Context, Drawn, Prototypes, Zeroed
 
 __all__ = [
     "All",
+    "Carried",
     "Context",
+    "Drawn",
     "Except",
     "Only",
     "PerStep",

@@ -52,6 +52,14 @@ class Scope(nn.Module, ABC):
         """Whether all steps use the model alike."""
         return True
 
+    def keeps(self) -> bool:
+        """Whether the next tasks start where the last ones ended."""
+        return False
+
+    def keep(self, phi: Params) -> None:
+        """Start the next tasks from here; for scopes that keep."""
+        raise ValueError(f"`{type(self).__name__}` starts every task anew")
+
     @abstractmethod
     def describe(self) -> str:
         """The scope in a few words."""
@@ -127,6 +135,12 @@ class Within(Scope):
 
     def constant(self) -> bool:
         return self.scope.constant()
+
+    def keeps(self) -> bool:
+        return self.scope.keeps()
+
+    def keep(self, phi: Params) -> None:
+        self.scope.keep(phi)
 
 
 def last_layer(model: nn.Module) -> str:

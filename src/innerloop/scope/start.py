@@ -1,11 +1,14 @@
-"""Where a task starts from: zero, or the task's own prototypes."""
+"""Where a task starts from: zero, its own prototypes, random weights, or the last one's end."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from ..core import trees
+from ..core import streams, trees
 from ..core.classes import membership
 from ..core.types import Batch, Params, count
 from .names import Run, Scope, Within, checked, matched
@@ -130,3 +133,85 @@ class Prototypes(Within):
         if support.weight is not None:
             member = member * support.weight.to(member.dtype).unsqueeze(-1)
         return member.mT @ features / member.sum(1).unsqueeze(-1)
+
+
+class Drawn(Within):
+    """`scope`, from fresh random weights at every call: what is learned is not the start.
+
+    `draw(model)` puts new values into a copy of the model; by default every layer's
+    `reset_parameters` does. All draws of a call are the same, and follow torch's seed.
+    """
+
+    def __init__(self, scope: Scope, draw: Callable[[nn.Module], None] | None = None):
+        super().__init__(scope)
+        self.draw = draw or reset
+        self._model: list[nn.Module] = []  # in a list: its parameters are not the scope's
+
+    def bind(self, model: nn.Module, steps: int) -> list[str]:
+        self._model = [copy.deepcopy(model)]
+        return super().bind(model, steps)
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
+        (model,) = self._model
+        first = next(iter(params.values()))
+        model.to(first)
+        with torch.no_grad(), streams.replay("drawn", device=first.device):
+            self.draw(model)
+        fresh, tasks = dict(model.named_parameters()), count(support.x)
+        return {k: trees.expand(fresh[k].detach().clone(), tasks) for k in names}
+
+    def describe(self) -> str:
+        return f"{self.scope.describe()}, from random weights"
+
+
+class Carried(Within):
+    """`scope`, from where the last call ended: one long inner run, seen through short windows.
+
+    The first window starts from the model's own weights. `Method.commit` (which `Method.loss`
+    calls) carries on; the gradient does not go from one window into the one before.
+    """
+
+    def __init__(self, scope: Scope):
+        super().__init__(scope)
+
+    def bind(self, model: nn.Module, steps: int) -> list[str]:
+        names = super().bind(model, steps)
+        params = dict(model.named_parameters())
+        for k in names:
+            self.register_buffer(f"now/{trees.slot(k)}", params[k].detach().clone())
+        return names
+
+    def start(
+        self, params: Params, own: Params, names: list[str], support: Batch, run: Run
+    ) -> Params:
+        now, tasks = dict(self.named_buffers(recurse=False)), count(support.x)
+        return {k: trees.expand(now[f"now/{trees.slot(k)}"], tasks) for k in names}
+
+    def keeps(self) -> bool:
+        return True
+
+    def keep(self, phi: Params) -> None:
+        now = dict(self.named_buffers(recurse=False))
+        for k, v in phi.items():
+            now[f"now/{trees.slot(k)}"].copy_(v)
+
+    def describe(self) -> str:
+        return f"{self.scope.describe()}, carried on"
+
+
+def reset(model: nn.Module) -> None:
+    """Draw every layer anew. Raises ValueError for parameters that no layer knows how to draw."""
+    left = {id(p): k for k, p in model.named_parameters()}
+    for layer in model.modules():
+        redraw = getattr(layer, "reset_parameters", None)
+        if callable(redraw):
+            redraw()
+            for p in layer.parameters(recurse=False):
+                left.pop(id(p), None)
+    if left:
+        raise ValueError(
+            f"nothing draws {', '.join(left.values())} anew: their layers have no "
+            "`reset_parameters`; pass draw=function(model) that fills all of them"
+        )

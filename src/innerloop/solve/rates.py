@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from numbers import Real
 
@@ -12,32 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core import trees
+from ..core.rates import Rate
 from ..core.types import Params
 
 log = logging.getLogger("innerloop")
-
-
-class Rate(nn.Module, ABC):
-    """A step size for every adapted tensor and step. Learned values are the module's parameters."""
-
-    @abstractmethod
-    def bind(self, shapes: dict[str, torch.Size], steps: int, dtype: torch.dtype) -> None:
-        """Create the learned values, once the adapted tensors are known."""
-
-    @abstractmethod
-    def at(self, hyper: Params, t: int, name: str) -> float | Tensor:
-        """The rate of tensor `name` at step t; broadcasts against (T, *shape).
-
-        `hyper` holds this module's parameters as they are to be differentiated.
-        """
-
-    def key(self, t: int) -> Hashable:
-        """Steps with equal keys use the same rates."""
-        return None
-
-    @abstractmethod
-    def describe(self) -> str:
-        """The rate in a few words."""
 
 
 class Fixed(Rate):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core.contract import Learner, Objective
 from ..core.types import Batch, MetaGradient, Task
-from ..data.source import Source, Spec
+from ..data.source import Source, Spec, Tasks
 from ..method import Method
 
 
@@ -44,7 +44,7 @@ class Pretrained(nn.Module):
 
     def meta_gradient(
         self,
-        tasks: Task,
+        tasks: Tasks,
         *,
         progress: float = 0.0,
         weight: Tensor | None = None,

@@ -1,42 +1,56 @@
 """Checkpoints: `RUN/checkpoints/step-00001000/{model.safetensors,state.pt}` and `RUN/best`.
 
 A checkpoint is written beside its place and renamed into it, so a folder under its final name is
-complete. `model.safetensors` holds `method.state_dict()`; `state.pt` holds the rest of what a run
-needs to go on, and loads with `weights_only=True`.
+complete. `model.safetensors` holds `method.state_dict()` and a digest (see `train.weights`);
+`state.pt` holds the rest of what a run needs to go on, and loads with `weights_only=True`; its
+SHA-256 is beside it. A run saves before it validates; what the validation of that step found
+follows as `validation.json` in the same folder.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
-import os
-import pickle
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-FORMAT = "innerloop-checkpoint-1"
-WEIGHTS, STATE = "model.safetensors", "state.pt"
+from ..core.files import write_text
+from .weights import (
+    FORMAT,
+    WITHOUT_DIGEST,
+    CheckpointError,
+    damaged,
+    first_line,
+    flush,
+    load_tensors,
+    read_bytes,
+    read_weights,
+    write_weights,
+)
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, does not belong to the run, or could not be written."""
+WEIGHTS, STATE, VALIDATION = "model.safetensors", "state.pt", "validation.json"
+STATE_DIGEST = "state.sha256"
 
 
 @dataclass
 class State:
     """Where a run stands after `step` outer steps.
 
-    `optimizer` is the outer optimiser's state_dict, `seconds` the training time so far, `window`
-    the per-step numbers that no line of metrics.jsonl has reported yet, each (steps, ...), and
-    `rng` torch's global generator. `best_score` is the best validation score, larger is better.
+    `optimizer` is the outer optimiser's state_dict, `seconds` the time so far in steps and
+    validations, `window` the per-step numbers that no line of metrics.jsonl has reported yet, each
+    (steps, ...), `before` what was last measured without adaptation, and `rng` torch's global
+    generator. `best_score` is the best validation score, larger is better; `validated` is the step
+    of the last validation. `metrics` is the size and digest of metrics.jsonl.
     """
 
     step: int = 0
@@ -46,11 +60,18 @@ class State:
     best_score: float | None = None
     best_step: int | None = None
     rng: Tensor | None = None
+    before: dict[str, float] = field(default_factory=dict)
+    validated: int | None = None
+    metrics: dict[str, Any] | None = None
+
+
+_FOUND_BY_VALIDATION = ("validated", "best_score", "best_step", "seconds", "metrics")
 
 
 def found(run_dir: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
-    return sorted(p for p in (run_dir / "checkpoints").glob("step-*") if p.name[5:].isdigit())
+    places = [p for p in (run_dir / "checkpoints").glob("step-*") if p.name[5:].isdigit()]
+    return sorted(places, key=_step)
 
 
 def save(run_dir: Path, method: nn.Module, state: State, keep_last: int) -> Path:
@@ -59,16 +80,20 @@ def save(run_dir: Path, method: nn.Module, state: State, keep_last: int) -> Path
     Raises:
         CheckpointError: the folder cannot be written or the disk is full; what was there stays.
     """
-    place = run_dir / "checkpoints" / f"step-{state.step:08d}"
-    draft = place.with_name(f".draft-{uuid.uuid4().hex}")
+    place = _place(run_dir, state.step)
+    draft = _draft(place)
     try:
         draft.mkdir(parents=True)
-        write_weights(draft / WEIGHTS, method, {"step": str(state.step)})
+        content = io.BytesIO()
+        torch.save({"format": FORMAT, **vars(state)}, content)
         with (draft / STATE).open("wb") as file:
-            torch.save({"format": FORMAT, **vars(state)}, file)
-            _flush(file)
+            file.write(content.getbuffer())
+            flush(file)
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()
+        (draft / STATE_DIGEST).write_text(f"{digest}  {STATE}\n")  # as sha256sum -c reads it
+        write_weights(draft / WEIGHTS, method, {"step": str(state.step)})
         if place.exists():  # a damaged one, left behind by a run that resumed before it
-            place.rename(place.with_name(f"damaged-{place.name}-{uuid.uuid4().hex[:8]}"))
+            _set_aside(place)
         draft.rename(place)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -79,8 +104,16 @@ def save(run_dir: Path, method: nn.Module, state: State, keep_last: int) -> Path
             f"folder writable, then resume with: innerloop train {run_dir} --resume"
         ) from error
     for old in found(run_dir)[:-keep_last]:
-        shutil.rmtree(old, ignore_errors=True)
+        _delete(old)
     return place
+
+
+def save_validation(run_dir: Path, state: State) -> None:
+    """Add to the checkpoint of `state.step`, if there is one, what its validation has found."""
+    place = _place(run_dir, state.step)
+    if place.exists():
+        facts = {name: getattr(state, name) for name in _FOUND_BY_VALIDATION}
+        write_text(place / VALIDATION, json.dumps({**facts, "digest": _digest(facts)}) + "\n")
 
 
 def save_best(run_dir: Path, method: nn.Module, state: State) -> Path:
@@ -95,11 +128,16 @@ def save_ranked(run_dir: Path, method: nn.Module, step: int, score: float, keep:
     """Keep the weights of the `keep` best validations as `RUN/best/step-00001000.safetensors`.
 
     Larger scores are better; of equal ones the earlier stays. Files of later steps are left over
-    from before a resumption, and go.
+    from before a resumption, and go; damaged ones are renamed `damaged-...`.
     """
+    for path in (run_dir / "best").glob("step-*.safetensors"):
+        try:
+            read_weights(path)
+        except CheckpointError:
+            _set_aside(path)
     older = [row for row in ranked(run_dir) if row[1] < step]
     place = run_dir / "best" / f"step-{step:08d}.safetensors"
-    kept = [path for *_, path in sorted([*older, (_badness(score), step, place)])[:keep]]
+    kept = [path for *_, path in sorted([*older, (badness(score), step, place)])[:keep]]
     if place in kept:
         _write_best(place, method, {"step": str(step), "score": str(score)})
     for *_, path in ranked(run_dir):
@@ -111,8 +149,8 @@ def ranked(run_dir: Path) -> list[tuple[float, int, Path]]:
     """The weights that `save_ranked` keeps, best first: minus the score, the step, the file."""
     rows = []
     for path in (run_dir / "best").glob("step-*.safetensors"):
-        header = _read_weights(path)[1]
-        rows.append((_badness(float(header["score"])), int(header["step"]), path))
+        header = read_weights(path)[1]
+        rows.append((badness(float(header["score"])), int(header["step"]), path))
     return sorted(rows)
 
 
@@ -132,64 +170,52 @@ def best_of(run_dir: Path, count: int) -> list[Path]:
     return paths[:count]
 
 
-def _badness(score: float) -> float:
+def badness(score: float) -> float:
+    """What validations are sorted by: minus the score; one that is no number comes last."""
     return math.inf if math.isnan(score) else -score
 
 
-def _write_best(place: Path, method: nn.Module, header: Mapping[str, str]) -> None:
-    draft = place.with_name(f".draft-{uuid.uuid4().hex}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_weights(draft, method, header)
-        draft.replace(place)
-    except (OSError, safetensors.SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"could not write {place}: {error}; the older file stays. Free space or make the "
-            f"folder writable, then resume with: innerloop train {place.parent.parent} --resume"
-        ) from error
+def load_newest(
+    run_dir: Path, method: nn.Module, restore: Callable[[State], None] | None = None
+) -> tuple[State | None, list[str]]:
+    """Load the newest good checkpoint into `method`; a warning for each damaged newer one.
 
-
-def write_weights(path: Path, method: nn.Module, header: Mapping[str, str]) -> None:
-    """`method.state_dict()` as a safetensors file; tied weights are stored once per name."""
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in method.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"format": FORMAT, **header})
-    with path.open("wb") as file:
-        file.write(data)
-        _flush(file)
-
-
-def load_newest(run_dir: Path, method: nn.Module) -> tuple[State | None, list[str]]:
-    """Load the newest readable checkpoint into `method`; a warning for each damaged newer one.
-
-    Returns no state if the run has no checkpoint yet.
+    `restore` takes the state back into optimiser and generators. A checkpoint is damaged when
+    anything in it cannot be read or restored. Returns no state if the run has no checkpoint yet.
 
     Raises:
         CheckpointError: every checkpoint is damaged, or the newest readable one has other tensors
             than `method`. `method` is then as it was.
     """
-    places = found(run_dir)
-    damaged: list[str] = []
-    for place in reversed(places):
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    bad: list[str] = []
+    for place in reversed(found(run_dir)):
         try:
             tensors, state = _read(place)
         except CheckpointError as error:
-            damaged.append(str(error))
+            bad.append(str(error))
             continue
         load_tensors(method, tensors, place / WEIGHTS)
-        return state, damaged
-    if damaged:
+        try:
+            if restore is not None:
+                restore(state)
+        except Exception as error:
+            bad.append(f"{place / STATE} is not the state of this run ({first_line(error)})")
+            method.load_state_dict(before)
+            continue
+        return state, bad
+    if bad:
         raise CheckpointError(
-            "\n".join(["no checkpoint of the run can be read:", *(f"  {d}" for d in damaged)])
+            "\n".join(
+                [
+                    "no checkpoint of the run can be read:",
+                    *(f"  {line}" for line in bad),
+                    f"Delete {run_dir / 'checkpoints'} to begin again with --resume, or choose "
+                    "another folder: --run DIR",
+                ]
+            )
         )
     return None, []
-
-
-def load_weights(path: Path, method: nn.Module) -> dict[str, str]:
-    """Load a `model.safetensors` into `method`; returns the header's step (and score)."""
-    tensors, header = _read_weights(path)
-    load_tensors(method, tensors, path)
-    return header
 
 
 def weights_of(run_dir: Path, which: str = "best") -> Path:
@@ -207,79 +233,105 @@ def weights_of(run_dir: Path, which: str = "best") -> Path:
         return best
     if which in ("best", "last") and places:
         return places[-1] / WEIGHTS
-    if which.isdigit() and (run_dir / "checkpoints" / f"step-{int(which):08d}").exists():
-        return run_dir / "checkpoints" / f"step-{int(which):08d}" / WEIGHTS
-    has = ", ".join(str(int(p.name[5:])) for p in places) or "none"
+    if which.isdecimal() and _place(run_dir, int(which)).exists():
+        return _place(run_dir, int(which)) / WEIGHTS
+    has = ", ".join(str(_step(p)) for p in places) or "none"
     raise FileNotFoundError(
         f"{run_dir} holds no weights for {which!r}: expected 'best', 'last' or one of its "
         f"checkpoints' steps ({has}); train it with: innerloop train RECIPE --run {run_dir}"
     )
 
 
-def load_tensors(method: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `tensors` into `method` if names and shapes agree exactly; else change nothing."""
-    own = method.state_dict()
-    problems = [f"{k}: missing" for k in own.keys() - tensors.keys()]
-    problems += [f"{k}: not in this model" for k in tensors.keys() - own.keys()]
-    problems += [
-        f"{k}: shape {tuple(tensors[k].shape)} where this model has {tuple(own[k].shape)}"
-        for k in own.keys() & tensors.keys()
-        if tensors[k].shape != own[k].shape
-    ]
-    if problems:
-        shown = [f"  {p}" for p in sorted(problems)[:8]]
-        more = [f"  and {len(problems) - 8} more"] if len(problems) > 8 else []
-        raise CheckpointError(
-            "\n".join([f"{path} belongs to another model or method:", *shown, *more])
-        )
-    method.load_state_dict(dict(tensors))
-
-
 def clear_drafts(run_dir: Path) -> None:
-    """Remove what a killed save left behind."""
-    for draft in run_dir.glob("checkpoints/.draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
-    for draft in run_dir.glob("best/.draft-*"):
+    """Remove what a killed run left behind. Only for the one process that trains in the folder."""
+    files = ("config.yaml", "task.json", "cost.json", "metrics.jsonl")
+    left = [p for name in files for p in run_dir.glob(f".{name}.*")]
+    left += [p for name in files for p in run_dir.glob(f".draft-{name}")]
+    left += run_dir.glob("checkpoints/.draft-*")
+    left += run_dir.glob("best/.draft-*")
+    for draft in left:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def _place(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def _step(place: Path) -> int:
+    return int(place.name[5:])
+
+
+def _draft(place: Path) -> Path:
+    return place.with_name(f".draft-{uuid.uuid4().hex}")
+
+
+def _set_aside(place: Path) -> None:
+    place.rename(place.with_name(f"damaged-{place.name}-{uuid.uuid4().hex[:8]}"))
+
+
+def _delete(place: Path) -> None:
+    """At once under its own name: a kill leaves a draft, never half a checkpoint."""
+    draft = _draft(place)
+    place.rename(draft)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_best(place: Path, method: nn.Module, header: Mapping[str, str]) -> None:
+    draft = _draft(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(draft, method, header)
+        draft.replace(place)
+    except (OSError, safetensors.SafetensorError) as error:
         draft.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"could not write {place}: {error}; the older file stays. Free space or make the "
+            f"folder writable, then resume with: innerloop train {place.parent.parent} --resume"
+        ) from error
 
 
 def _read(place: Path) -> tuple[dict[str, Tensor], State]:
-    tensors, header = _read_weights(place / WEIGHTS)
+    """Weights and state, each as it was written. Raises CheckpointError."""
+    tensors, header = read_weights(place / WEIGHTS)
     path = place / STATE
+    content = read_bytes(path)
+    digest = (place / STATE_DIGEST).read_bytes() if (place / STATE_DIGEST).exists() else None
+    if digest is not None and digest[:64] != hashlib.sha256(content).hexdigest().encode():
+        raise CheckpointError(f"{path} is damaged: its bytes are not those that were written")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated ({_line(error)})") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a parser says of bytes that no digest vouches for
+        raise damaged(path, error) from error
+    written = values.pop("format", None) if isinstance(values, dict) else None
+    if written == FORMAT and digest is None:
+        raise CheckpointError(f"{place / STATE_DIGEST} is missing")
+    if written not in (FORMAT, WITHOUT_DIGEST):
         raise CheckpointError(f"{path} was not written by innerloop (expected {FORMAT})")
-    if content.keys() != {f.name for f in fields(State)}:
-        raise CheckpointError(f"{path} holds {sorted(content)} where a run's state was expected")
-    state = State(**content)
+    if written == WITHOUT_DIGEST:  # those were saved after their validation
+        values = {"before": {}, "validated": values.get("step"), "metrics": None, **values}
+    if values.keys() != {f.name for f in fields(State)}:
+        raise CheckpointError(f"{path} holds {sorted(values)} where a run's state was expected")
+    state = State(**values)
     if header.get("step") != str(state.step):
         raise CheckpointError(f"{place}: weights of step {header.get('step')}, state {state.step}")
+    _add_validation(place, state)
     return tensors, state
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _add_validation(place: Path, state: State) -> None:
+    """What came of the validation, if that is known; if not, the run validates again."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated ({_line(error)})") from error
-    if header.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{path} was not written by innerloop (expected {FORMAT})")
-    return tensors, header
+        facts = json.loads((place / VALIDATION).read_text(encoding="utf-8"))
+        if facts.pop("digest") != _digest(facts) or facts["validated"] != state.step:
+            return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return
+    for name in _FOUND_BY_VALIDATION:
+        setattr(state, name, facts[name])
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else repr(error)
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

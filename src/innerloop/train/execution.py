@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ..engine import keep_freed_memory
 from ..method import Method
 from .baseline import Trainable
 from .settings import Settings
 
 
 def apply_engine(method: Trainable, settings: Settings) -> None:
-    """Choose how meta-gradients are executed, and keep freed memory for the next step."""
+    """Choose how meta-gradients are executed."""
     if isinstance(method, Method):
         method.use(settings.engine, precision=settings.precision)
     elif (settings.engine, settings.precision) != ("eager", "float32"):
@@ -17,4 +16,3 @@ def apply_engine(method: Trainable, settings: Settings) -> None:
             f"{type(method).__name__} has no meta-gradient to record: use train.engine=eager and "
             "train.precision=float32"
         )
-    keep_freed_memory()

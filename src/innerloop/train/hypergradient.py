@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.rates import Rate
+
 
 class Hypergradient:
     """A torch optimiser whose rate follows its hypergradient.
@@ -103,10 +105,11 @@ class AlphaMAML:
         alpha <- alpha + inner_hyper * mean_i <grad L_i(phi_i), grad L_support,i(theta)>,
         beta  <- beta  + outer_hyper * <G_t, d_{t-1}>,
 
-    alpha being every parameter under `solver.`: with one step of `GradientDescent(Scalar(lr), 1)`
-    the first line is plain gradient descent on it, and with more steps its exact gradient is used.
-    beta is the rate of `optimizer`, which holds all other parameters of `method`; see
-    `Hypergradient` for d. Where the authors add up the tasks, the mean is used here.
+    alpha being the parameters of every `core.rates.Rate` of the method: with one step of
+    `GradientDescent(Scalar(lr), 1)` the first line is plain gradient descent on it, and with more
+    steps its exact gradient is used. beta is the rate of `optimizer`, which holds all other
+    parameters of `method`; see `Hypergradient` for d. Where the authors add up the tasks, the mean
+    is used here.
 
     Source: Behl, Baydin, Torr 2019 (Alpha MAML).
     """
@@ -126,7 +129,7 @@ class AlphaMAML:
         if not rates or both:
             raise ValueError(
                 f"the optimiser also holds {', '.join(both)}, which Alpha MAML updates by itself; "
-                "give it the parameters that are not under `learner.solver.`"
+                "give it the parameters that are not in `AlphaMAML.inner_rates(method)`"
                 if both
                 else "Alpha MAML adapts a learned inner rate and the method has none; use "
                 "GradientDescent(Scalar(lr), steps), or method.kind=alpha_maml"
@@ -136,11 +139,13 @@ class AlphaMAML:
 
     @staticmethod
     def inner_rates(method: nn.Module) -> dict[str, nn.Parameter]:
-        """What the method's solver learns, by name: the inner rates."""
+        """The learned inner rates of a method, by name: not what else its solver may learn."""
         return {
-            k: p
-            for k, p in method.named_parameters()
-            if k.startswith("learner.solver.") and p.requires_grad
+            f"{place}.{name}": parameter
+            for place, module in method.named_modules()
+            if isinstance(module, Rate)
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
         }
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..core import streams
-from ..core.types import Batch, MetaGradient, Task
-from ..data.source import Splits
+from ..core.types import Batch, MetaGradient
+from ..data.source import Splits, Tasks
 from .baseline import Trainable
 from .ranks import Ranks
 from .settings import Settings
@@ -46,7 +46,7 @@ class OuterProblem:
                 splits.train.groups, lr=settings.robust_lr, update=settings.robust_update
             )
 
-    def meta_gradient(self, step: int, own: Task, progress: float) -> MetaGradient:
+    def meta_gradient(self, step: int, own: Tasks, progress: float) -> MetaGradient:
         """At this step, of this rank's tasks."""
         weight = None
         if self.weights is not None:

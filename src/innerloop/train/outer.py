@@ -1,9 +1,10 @@
-"""The outer optimiser: rate schedule, clipping, and the check that stops before a bad update."""
+"""The outer optimiser: rate schedule, clipping, and the checks that no bad update is kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from .settings import Settings
 
 
 class NonFiniteError(ValueError):
-    """A loss or meta-gradient that is not finite; the update it belongs to was not made."""
+    """A loss, meta-gradient or update that is not finite; parameters are as they were before it."""
 
 
 class OuterOptimizer:
@@ -55,7 +56,8 @@ class OuterOptimizer:
         error.
 
         Raises:
-            NonFiniteError: naming the tasks and gradients; nothing was changed.
+            NonFiniteError: naming the tasks and gradients, or the parameters that the update would
+                have spoiled; parameters and optimiser are as they were.
         """
         grads = {k: result.grads[k] for k in self._named}
         norm = torch.nn.utils.get_total_norm(list(grads.values()))
@@ -68,8 +70,29 @@ class OuterOptimizer:
         if self._settings.outer_hyper is None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate(progress)
-        self.optimizer.step()
+        self._step(where)
         return total
+
+    def _step(self, where: str) -> None:
+        """The optimiser's step, taken back if a parameter is not finite after it.
+
+        The copy lives as long as the step, when nothing of the meta-gradient's memory is in use.
+        """
+        parameters = [p.detach() for p in self._named.values()]
+        before = [p.clone() for p in parameters]
+        state = _copy(self.optimizer.state_dict())
+        self.optimizer.step()
+        if bool(torch.nn.utils.get_total_norm(parameters, math.inf).isfinite()):
+            return
+        spoiled = [k for k, p in self._named.items() if not bool(p.isfinite().all())]
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+        self.optimizer.load_state_dict(state)
+        raise NonFiniteError(
+            f"{_few('parameter', spoiled)} would not be finite after an outer step at the rate "
+            f"{rate:g} {where}"
+        )
 
     def rates(self) -> dict[str, float]:
         """The outer rate of the last step, and the mean of inner rates that are learned apart."""
@@ -106,6 +129,15 @@ def _plain(settings: Settings, parameters: list[nn.Parameter]) -> torch.optim.Op
         return torch.optim.SGD(parameters, lr=settings.lr, momentum=settings.momentum)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return torch.optim.Adam(parameters, lr=settings.lr, eps=settings.eps, fused=fused)
+
+
+def _copy(state: Any) -> Any:
+    """A state_dict with tensors of its own: an optimiser's go on changing in place."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {k: _copy(v) for k, v in state.items()}
+    return [_copy(v) for v in state] if isinstance(state, list) else state
 
 
 def _blame(result: MetaGradient, grads: Mapping[str, Tensor]) -> str:

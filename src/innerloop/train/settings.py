@@ -24,8 +24,9 @@ class Settings:
     robust_lr: weight the groups of tasks by ascent on their losses, by steps of this size (TR-MAML;
         null: all count the same); `robust_update` keeps the weights on the simplex.
     clip_value, clip_norm: bounds on each entry, and on the norm, of the meta-gradient.
-    minutes: stop after this much training time even if iterations are left; a schedule then goes
-        by whichever is further along, time or steps, so the run depends on the machine's speed.
+    minutes: stop after this much time, steps and validations together, even if iterations are left;
+        a schedule then goes by whichever is further along, time or steps, so the run depends on the
+        machine's speed. The last validation may overrun it by a tenth, then it is given up.
     validate_every, validate_tasks, validate_steps: outer steps between validations (0: never), and
         on how many tasks and inner steps (null: as in training); the best weights are kept, those
         of the `keep_best` best validations if that is more than one (for an ensemble).

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from innerloop.core.streams import generator
-from innerloop.data.images.augment import flip_shift, turned
+from innerloop.data.images.augment import flip_shift, rotated
 from innerloop.data.images.episodes import Episodes
 from innerloop.data.mapped import MappedRows
 from innerloop.data.pool import ClassPool
-from innerloop.data.transfer import moved
+from innerloop.data.transfer import to_device
 
 from ..conftest import make_pool
 
@@ -119,7 +119,7 @@ def test_turned_agrees_with_rot90_one_by_one(rng):
     expected = torch.stack(
         [torch.rot90(i, int(r), (-2, -1)) for i, r in zip(images, turns, strict=True)]
     )
-    assert torch.equal(turned(images, turns), expected)
+    assert torch.equal(rotated(images, turns), expected)
 
 
 def test_flip_shift_moves_and_mirrors_each_image_on_its_own():
@@ -143,7 +143,7 @@ def test_flip_shift_reaches_the_tasks(rng):
 
 def test_numbers_travel_together_and_keep_their_shapes():
     sent = [torch.arange(6).view(2, 3), torch.zeros(0, dtype=torch.int64), torch.tensor(7)]
-    there = moved(sent, torch.device("cpu"))
+    there = to_device(sent, torch.device("cpu"))
     assert [t.shape for t in there] == [t.shape for t in sent]
     assert all(torch.equal(a, b) for a, b in zip(sent, there, strict=True))
     assert there[0].untyped_storage().data_ptr() == there[2].untyped_storage().data_ptr()

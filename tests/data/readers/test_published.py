@@ -13,14 +13,10 @@ from innerloop.config import Cub, Published, sources
 from innerloop.core.streams import generator
 from innerloop.data.prepared import prepared
 from innerloop.data.published import cub, prepare_published, published
-from innerloop.data.readers import (
-    read_cifar_fs,
-    read_cub,
-    read_fc100,
-    read_mini_imagenet,
-    read_tiered_imagenet,
-)
-from innerloop.data.readers.cub import split_classes
+from innerloop.data.readers.cifar import read_cifar_fs, read_fc100
+from innerloop.data.readers.cub import chen_split, read_cub
+from innerloop.data.readers.mini_imagenet import read_mini_imagenet
+from innerloop.data.readers.tiered_imagenet import read_tiered_imagenet
 
 from . import layouts
 
@@ -302,7 +298,7 @@ def test_cub(tmp_path):
     assert seen[1] == set(range(1, 200, 4)) and seen[2] == set(range(3, 200, 4))
     whole = read_cub(root, "train", size=10)
     assert whole.x_shape == (3, 10, 10) and int(whole.images[0, :, 0, 0].min()) == 255
-    assert split_classes(["c", "b", "d", "a"]) == {
+    assert chen_split(["c", "b", "d", "a"]) == {
         "train": ["a", "c"],
         "validation": ["b"],
         "test": ["d"],

@@ -132,6 +132,33 @@ HOSTILE = {
     "cut short": pickle.dumps({"data": ARRAYS["uint8"]}, 2)[:-20],
     "empty": b"",
     "text": b"filename,label\n",
+    # numpy's own dtype takes this for an object, and its array eight bytes for a pointer to one
+    "a pointer in raw bytes": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02V8K\x00K\x01\x87R(K\x03U\x01|NU\x01a\x85}U\x01a"
+        b"cnumpy\ndtype\nU\x01OK\x00K\x01\x87RK\x00\x86sK\x08K\x01K\x00tb\x89U\x08AAAAAAAAtb."
+    ),
+    # small files that would cost gigabytes or minutes
+    "a memo slot far ahead": b"\x80\x02Nr\xff\xff\xff\x1f.",
+    "a memo slot far ahead, in text": b"Np536870911\n.",
+    "a memo slot below zero": b"Np-1\n.",
+    "a memo slot for a mark": b"\x80\x02N(q\x00.",
+    "bytes that are not there": b"\x80\x04\x8e\xff\xff\xff\xff\xff\x00\x00\x00.",
+    "zeros that are not there": b"\x80\x05\x96\xff\xff\xff\xff\x0f\x00\x00\x00.",
+    "a frame that is not there": b"\x80\x04\x95\xff\xff\xff\xff\x0f\x00\x00\x00N.",
+    "a length below zero": b"\x80\x02T\xff\xff\xff\xff.",
+    "lists of lists of lists": (
+        b"\x80\x02]"
+        + b"".join(b"q%c]" % k + b"(" + b"h%c" % k * 12 + b"e" for k in range(9))
+        + b"."
+    ),
+    # hashing it overflows the interpreter's stack
+    "tuples as deep as the file": b"\x80\x02}N" + b"\x85" * 2_000_000 + b"K\x01s.",
+    "tuples as deep as the file, by the memo": (
+        b"\x80\x02}N"
+        + b"".join(b"\x85r%s0j%s" % ((k.to_bytes(4, "little"),) * 2) for k in range(200_000))
+        + b"K\x01s."
+    ),
 }
 
 
@@ -144,6 +171,37 @@ def test_hostile_and_damaged_files(tmp_path, name):
     np.testing.assert_array_equal(  # nothing was changed for the next file
         read_pickle(saved(tmp_path, ARRAYS["uint8"], 2)), ARRAYS["uint8"]
     )
+
+
+NAMES = (
+    b"numpy\nndarray",
+    b"numpy\ndtype",
+    b"numpy.core.multiarray\n_reconstruct",
+    b"numpy._core.multiarray\nscalar",
+    b"numpy._core.numeric\n_frombuffer",
+    b"_codecs\nencode",
+    b"builtins\nbytes",
+)
+STATES = (b"}U\x0c__setstate__Ns", b"N}U\x07__new__Ns\x86", b"N}U\x05KINDSNs\x86", b"}N\x86")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("made", [b"", b")\x81"], ids=["class", "instance"])
+def test_nothing_that_is_known_can_be_changed(tmp_path, name, state, made):
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(b"\x80\x02c" + name + b"\n" + made + state + b"b.")
+    with pytest.raises(ValueError, match=r"bad\.pkl"):
+        read_pickle(path)
+    for protocol in (0, 2, 5):
+        found = read_pickle(saved(tmp_path, [ARRAYS["uint8"], b"", np.float32(2)], protocol))
+        np.testing.assert_array_equal(found[0], ARRAYS["uint8"])
+        assert found[1:] == [b"", 2.0]
+
+
+def test_one_list_in_two_places_is_read(tmp_path):
+    rows = [1, 2, 3, "text"]
+    assert read_pickle(saved(tmp_path, {"a": rows, "b": rows}, 4)) == {"a": rows, "b": rows}
 
 
 def test_no_file_is_said(tmp_path):

@@ -106,6 +106,19 @@ def test_an_error_in_a_worker_is_told() -> None:
         spawn(2, fail)
 
 
+def test_too_many_workers_are_refused_before_they_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("innerloop.cli.training.spawn", start)
+    words = ["sine-5shot/maml", "--train.meta_batch", "8", "--workers", "12"]
+    assert main(["train", *words, "--run", str(tmp_path / "run")]) == 2
+    assert "meta-batch of 8 for 12 ranks" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_fewer_tasks_than_workers_are_refused() -> None:
     with pytest.raises(ValueError, match="meta-batch of 2 for 3 ranks"):
         Ranks(0, 3).own(small_tasks(2))
@@ -183,8 +196,8 @@ def test_training_with_two_workers(more: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
-def test_ctrl_c_reaches_workers_once(tmp_path: Path) -> None:
-    """A terminal sends it to the whole group; a second one would stop them without a checkpoint."""
+def test_signals_reach_workers_once_each_and_lose_nothing(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to the whole group; a second signal stops them within a step."""
     words = ["train", "sine-5shot/maml", "--run", "run", "--workers", "2", "--train.log_every", "2"]
     training = subprocess.Popen(
         [sys.executable, "-m", "innerloop", *words],
@@ -198,6 +211,9 @@ def test_ctrl_c_reaches_workers_once(tmp_path: Path) -> None:
     while training.poll() is None and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.05)
     os.killpg(training.pid, signal.SIGINT)
+    for _ in range(2):
+        time.sleep(0.2)
+        training.send_signal(signal.SIGTERM)
     said, _ = training.communicate(timeout=60)
     assert training.returncode == 130, said
     assert "stopped by SIGINT after step" in said

@@ -7,14 +7,15 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from ...core import types
 from ...core.types import Batch, Task
 from ..draw import distinct
 from ..mapped import MappedRows
 from ..pool import ClassPool, scaled
 from ..source import Source, Spec
-from ..transfer import moved
-from ..validate import check_examples, check_square, named
-from .augment import flip_shift, turned
+from ..transfer import to_device
+from ..validate import check_examples, check_square, join_names
+from .augment import flip_shift, rotated
 
 Rotate = Literal["none", "augment"]
 Augment = Literal["none", "flip-shift"]
@@ -92,14 +93,14 @@ class Episodes(Source):
     def rows(self, generator: torch.Generator, n: int, first: int, stop: int) -> Task:
         """As `Source.rows`: of the other tasks only the numbers are drawn, no image is read."""
         if self.augment == "flip-shift" and stop - first < n:  # it draws for each image of all
-            return super().rows(generator, n, first, stop)
+            return types.rows(self.sample(generator, n), slice(first, stop))
         draw = Draw(*(part[first:stop] for part in self.draw(generator, n)))
         rows, y = [draw.support_rows, draw.query_rows], [draw.support_y, draw.query_y]
         turns = [draw.turns.gather(1, labels).flatten() for labels in y]
         if isinstance(self.pool.images, MappedRows):
-            y = moved(y, self.device)
+            y = to_device(y, self.device)
         else:
-            together = moved([*rows, *y], self.device)
+            together = to_device([*rows, *y], self.device)
             rows, y = together[:2], together[2:]
         support, query = (self._batch(rows[i], y[i], turns[i], generator) for i in (0, 1))
         return Task(support, query)
@@ -116,14 +117,14 @@ class Episodes(Source):
         classes = self._draw_classes(generator, n)
         picked = distinct(self.pool.counts[classes], self.shot + self.queries, generator)
         rows = self.pool.rows[self.pool.starts[classes].unsqueeze(-1) + picked]
-        order = torch.rand(2, n, self.way, generator=generator).argsort(-1)
-        turns = torch.zeros(n, self.way, dtype=torch.int64)
+        order = torch.rand(2, n, self.way, generator=generator, device="cpu").argsort(-1)
+        turns = torch.zeros(n, self.way, dtype=torch.int64, device="cpu")
         if self.rotate == "augment":
-            turns = torch.randint(0, 4, (n, self.way), generator=generator)
+            turns = torch.randint(0, 4, (n, self.way), generator=generator, device="cpu")
         return Draw(
             classes,
-            *_arranged(rows[..., : self.shot], order[0]),
-            *_arranged(rows[..., self.shot :], order[1]),
+            *_in_class_order(rows[..., : self.shot], order[0]),
+            *_in_class_order(rows[..., self.shot :], order[1]),
             turns,
         )
 
@@ -138,7 +139,7 @@ class Episodes(Source):
 
     def describe(self) -> dict[str, str]:
         """Everything that decides which tasks come out, as words."""
-        said = {
+        description = {
             "source": self.name,
             "split": self.split,
             "way": str(self.way),
@@ -152,16 +153,18 @@ class Episodes(Source):
             "within_group": str(self.within_group).lower(),
         }
         if self.within_group:
-            said["groups"] = str(len(self._groups))
+            description["groups"] = str(len(self._groups))
         if self.left_out:
-            said["left_out_groups"] = ", ".join(self.left_out)
-        return said
+            description["left_out_groups"] = ", ".join(self.left_out)
+        return description
 
     def _draw_classes(self, generator: torch.Generator, n: int) -> Tensor:
         if not self.within_group:
-            size = torch.full((n,), self.pool.n_classes)
+            size = torch.full((n,), self.pool.n_classes, device="cpu")
             return distinct(size, self.way, generator)
-        group = self._groups[torch.randint(len(self._groups), (n,), generator=generator)]
+        group = self._groups[
+            torch.randint(len(self._groups), (n,), generator=generator, device="cpu")
+        ]
         within = distinct(self._group_size[group], self.way, generator)
         return self._members[self._group_start[group].unsqueeze(-1) + within]
 
@@ -169,13 +172,13 @@ class Episodes(Source):
         """`rows` lie where the pool's images do, `y` on the source's device, `turns` on the CPU."""
         images = self.pool.stored(rows.flatten(), self.device)
         if self.rotate == "augment":
-            images = turned(images, turns)
+            images = rotated(images, turns)
         if self.augment == "flip-shift":
             images = flip_shift(images, generator)
         return Batch(scaled(images).unflatten(0, rows.shape), y)
 
 
-def _arranged(rows: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+def _in_class_order(rows: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (T, way, k) in the class order (T, way): rows and labels, (T, way * k) each."""
     t, way, k = rows.shape
     arranged = rows.gather(1, order.unsqueeze(-1).expand(t, way, k))
@@ -193,7 +196,7 @@ def _usable_groups(pool: ClassPool, sizes: Tensor, way: int) -> tuple[Tensor, li
     if not len(usable):
         raise ValueError(
             f"within_group=True needs a group with {way} classes; the {len(small)} groups have "
-            f"fewer: {named(small)}; use a smaller way or within_group=False"
+            f"fewer: {join_names(small)}; use a smaller way or within_group=False"
         )
     return usable, small
 
@@ -212,7 +215,7 @@ def _check_settings(
     if way > pool.n_classes:
         raise ValueError(
             f"way is {way} but split '{split}' has {pool.n_classes} classes: "
-            f"{named(pool.class_names)}; "
+            f"{join_names(pool.class_names)}; "
             "use a smaller way or add classes"
         )
     if rotate not in get_args(Rotate):

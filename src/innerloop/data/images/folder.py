@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import torch
 
+from ..cache import expand
 from ..pool import ClassPool
 from ..pool_writer import CLASSES
 from ..source import PARTS, Splits
-from ..splits import Fractions, Skipped, few_shot, large_enough, shared_out
-from ..validate import named
+from ..splits import Fractions, Skipped, few_shot, split_classes, with_enough_images
+from ..validate import join_names
 from .episodes import Augment, Rotate
 from .files import BadImage, Channels, is_image, read_image
 
@@ -68,7 +69,7 @@ def folder(
     """
     if root == "":
         raise ValueError("root is empty: say where your images are, --data.root DIR")
-    root = Path(root).expanduser()
+    root = expand(root)
     if (root / CLASSES).is_file():
         raise ValueError(
             f"{root} is a prepared data set, not a folder of images; use --data prepared "
@@ -79,11 +80,11 @@ def folder(
     places = split_folders(root)
     if places is None:
         pool = read_folder(root, size=size, channels=channels, skip_bad=skip_bad, skipped=skipped)
-        pool = large_enough(pool, needed, skip_bad, skipped)
-        pools = shared_out(pool, fractions, seed, within_group)
+        pool = with_enough_images(pool, needed, skip_bad, skipped)
+        pools = split_classes(pool, fractions, seed, within_group)
     else:
         pools = {
-            part: large_enough(
+            part: with_enough_images(
                 read_folder(p, size=size, channels=channels, skip_bad=skip_bad, skipped=skipped),
                 needed,
                 skip_bad,
@@ -102,7 +103,7 @@ def folder(
         within_group=within_group,
         device=device,
         name=f"{folder_name(root)}{skipped}",
-        said="by folder" if places else f"by seed {seed}",
+        split_by="by folder" if places else f"by seed {seed}",
     )
 
 
@@ -119,7 +120,7 @@ def read_folder(
     Classes come in the order of their names. Raises as `folder`; with `skip_bad` unreadable files,
     and classes left without any, are left out and listed in `skipped`.
     """
-    classes = class_folders(Path(root).expanduser())
+    classes = class_folders(expand(root))
     skipped = Skipped() if skipped is None else skipped
     images: list[torch.Tensor] = []
     labels: list[int] = []
@@ -132,9 +133,9 @@ def read_folder(
     groups = sorted({item.group for item in kept})
     return ClassPool(
         images=torch.cat(images),
-        label=torch.tensor(labels),
+        label=torch.tensor(labels, device="cpu"),
         class_names=[item.name for item in kept],
-        class_group=torch.tensor([groups.index(item.group) for item in kept]),
+        class_group=torch.tensor([groups.index(item.group) for item in kept], device="cpu"),
         group_names=groups,
     )
 
@@ -170,18 +171,18 @@ def read_classes(
     if bad and not skip_bad:
         total = sum(len(item.files) for item in classes)
         raise ValueError(
-            f"{len(bad)} of {total} files cannot be used: {named(bad)}; repair or remove them, or "
-            "leave them out with --skip-bad (skip_bad=True)"
+            f"{len(bad)} of {total} files cannot be used: {join_names(bad)}; repair or remove "
+            "them, or leave them out with --skip-bad (skip_bad=True)"
         )
     if empty and not skip_bad:
         raise ValueError(
-            f"{len(empty)} of {len(classes)} class folders hold no image: {named(empty)}; fill or "
-            "remove them, or leave them out with --skip-bad (skip_bad=True)"
+            f"{len(empty)} of {len(classes)} class folders hold no image: {join_names(empty)}; "
+            "fill or remove them, or leave them out with --skip-bad (skip_bad=True)"
         )
     skipped.files += bad
     skipped.classes += empty
     if len(empty) == len(classes):
-        raise ValueError(f"no class folder holds a readable image: {named(bad + empty)}")
+        raise ValueError(f"no class folder holds a readable image: {join_names(bad + empty)}")
 
 
 def class_folders(root: Path) -> list[ClassFolder]:
@@ -199,9 +200,9 @@ def class_folders(root: Path) -> list[ClassFolder]:
     mixed = [f.name for f in grouped if _images(f)]
     if mixed or (grouped and flat):
         raise ValueError(
-            f"{root} mixes two layouts: {named(mixed or [f.name for f in flat])} hold images where "
-            f"{named(f.name for f in grouped)} hold class folders; use CLASS/*.png throughout or "
-            "GROUP/CLASS/*.png throughout"
+            f"{root} mixes two layouts: {join_names(mixed or [f.name for f in flat])} hold images "
+            f"where {join_names(f.name for f in grouped)} hold class folders; use CLASS/*.png "
+            "throughout or GROUP/CLASS/*.png throughout"
         )
     if not grouped:
         return [ClassFolder(f.name, "all", _images(f)) for f in flat]
@@ -226,9 +227,9 @@ def split_folders(root: Path) -> dict[str, Path] | None:
     missing = [name for name in PARTS if name not in places]
     others = [f.name for f in folders if f not in places.values()]
     if missing or others:
-        wrong = f"{' and '.join(missing)} missing" if missing else f"also {named(others)}"
+        wrong = f"{' and '.join(missing)} missing" if missing else f"also {join_names(others)}"
         raise ValueError(
-            f"{root} has split folders {named(p.name for p in places.values())}, but {wrong}; "
+            f"{root} has split folders {join_names(p.name for p in places.values())}, but {wrong}; "
             "expected exactly train, val and test, or class folders only"
         )
     return {name: places[name] for name in PARTS}

@@ -6,10 +6,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cache import expand
 from ..download import Progress
 from ..pool_writer import IMAGES, PoolWriter
 from ..splits import Skipped
-from ..validate import named, repeated
+from ..validate import duplicates, join_names
 from .files import Channels
 from .folder import ClassFolder, class_folders, folder_name, read_classes, split_folders
 
@@ -54,17 +55,18 @@ def prepare_folder(
     Raises FileNotFoundError for a missing folder, FileExistsError when `out` is there, ValueError
     for everything else, such as a class that is in two splits or a disk without room.
     """
-    root, out = Path(root).expanduser(), Path(out).expanduser()
+    root, out = expand(root), expand(out)
     places = split_folders(root)
     parts: list[tuple[str | None, list[ClassFolder]]] = (
         [(None, class_folders(root))]
         if places is None
         else [(part, class_folders(place)) for part, place in places.items()]
     )
-    twice = repeated(item.name for _, classes in parts for item in classes)
+    twice = duplicates(item.name for _, classes in parts for item in classes)
     if twice:
         raise ValueError(
-            f"{len(twice)} classes are in two of train, val and test: {named(twice)}; a class may "
+            f"{len(twice)} classes are in two of train, val and test: {join_names(twice)}; a class "
+            "may "
             "be in one split only"
         )
     files = sum(len(item.files) for _, classes in parts for item in classes)

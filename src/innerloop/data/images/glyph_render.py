@@ -91,7 +91,9 @@ def _alike_pairs(pictures: Tensor, owner: np.ndarray) -> list[tuple[int, int]]:
     look = F.normalize(look - look.mean(1, keepdim=True), dim=1)
     pairs = []
     for start in range(0, len(look), 1024):
-        close = (look[start : start + 1024] @ look.T > ALIKE).nonzero() + torch.tensor([start, 0])
+        close = (look[start : start + 1024] @ look.T > ALIKE).nonzero() + torch.tensor(
+            [start, 0], device="cpu"
+        )
         pairs += [(int(owner[i]), int(owner[j])) for i, j in close.tolist() if owner[i] < owner[j]]
     return pairs
 
@@ -103,7 +105,7 @@ def variants(
 
     `pictures` is uint8 (R, 64, 64), `chosen` int64 (B,).
     """
-    out = torch.empty(len(chosen), SIDE, SIDE, dtype=torch.uint8)
+    out = torch.empty(len(chosen), SIDE, SIDE, dtype=torch.uint8, device="cpu")
     for start in range(0, len(chosen), chunk):
         rows = chosen[start : start + chunk]
         ink = _stroked(pictures.index_select(0, rows).unsqueeze(1), generator)
@@ -120,8 +122,8 @@ def _stroked(ink: Tensor, generator: torch.Generator) -> Tensor:
     Pens: thinner, as it is, thicker, much thicker. What would lose half its ink is not thinned,
     what would become a blot is not thickened.
     """
-    pen = torch.randint(0, 4, (len(ink),), generator=generator)
-    soft = torch.rand(len(ink), 1, 1, 1, generator=generator) < 0.5
+    pen = torch.randint(0, 4, (len(ink),), generator=generator, device="cpu")
+    soft = torch.rand(len(ink), 1, 1, 1, generator=generator, device="cpu") < 0.5
     thinned = (pen == 0).nonzero().squeeze(1)
     before = ink[thinned]
     thin = 255 - _thicker(255 - before)
@@ -155,7 +157,7 @@ def _grid(n: int, generator: torch.Generator) -> Tensor:
     """Sampling places (n, 28, 28, 2): a random affine map and a slow random wobble."""
 
     def spread(reach: float) -> Tensor:
-        return (torch.rand(n, generator=generator) * 2 - 1) * reach
+        return (torch.rand(n, generator=generator, device="cpu") * 2 - 1) * reach
 
     angle, shear = spread(math.radians(12)), spread(0.25)
     width, height = torch.exp(spread(0.18)), torch.exp(spread(0.18))
@@ -171,6 +173,6 @@ def _grid(n: int, generator: torch.Generator) -> Tensor:
     grid = F.affine_grid(
         torch.cat([linear * 0.9, move.unsqueeze(2)], 2), [n, 1, SIDE, SIDE], align_corners=False
     )
-    knots = torch.randn(n, 2, 4, 4, generator=generator) * 0.05
+    knots = torch.randn(n, 2, 4, 4, generator=generator, device="cpu") * 0.05
     wobble = F.interpolate(knots, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
     return grid + wobble.permute(0, 2, 3, 1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ...core.streams import generator
-from ..cache import cache_folder, read_npz, write_npz
+from ..cache import cache_folder, expand, read_npz, write_npz
 from ..pool import ClassPool
 from ..source import Splits
 from ..validate import check_disjoint
@@ -83,9 +83,9 @@ def split_by_script(pool: ClassPool) -> dict[str, ClassPool]:
 def glyph_pool(*, seed: int = 0, cache: Path | str | None = None) -> ClassPool:
     """All classes, 20 examples each; read from `cache` if it has them, else rendered and kept."""
     fonts = _fonts()
-    folder = cache_folder() / "glyphs" if cache is None else Path(cache).expanduser()
+    folder = cache_folder() / "glyphs" if cache is None else expand(cache)
     path = folder / f"glyphs-{_key(fonts, seed)}.npz"
-    arrays = _cached(path)
+    arrays = _read_cache(path)
     if arrays is None:
         arrays = render(fonts, seed)
         try:
@@ -101,7 +101,7 @@ def glyph_pool(*, seed: int = 0, cache: Path | str | None = None) -> ClassPool:
     n = len(images)
     return ClassPool(
         images=images.reshape(n * PER_CLASS, 1, *images.shape[2:]),
-        label=torch.arange(n).repeat_interleave(PER_CLASS),
+        label=torch.arange(n, device="cpu").repeat_interleave(PER_CLASS),
         class_names=[_name(int(code)) for code in arrays["code_point"]],
         class_group=torch.from_numpy(arrays["class_group"]),
         group_names=groups,
@@ -120,7 +120,9 @@ def render(fonts: list[Path], seed: int, per_class: int = PER_CLASS) -> dict[str
     stream = generator(seed, "glyphs")
     faces = np.bincount(owner, minlength=len(found))[kept]
     start = np.searchsorted(owner, kept)
-    pick = torch.rand(len(kept), per_class, generator=stream, dtype=torch.float64).numpy()
+    pick = torch.rand(
+        len(kept), per_class, generator=stream, dtype=torch.float64, device="cpu"
+    ).numpy()
     rows = torch.from_numpy(start[:, None] + (pick * faces[:, None]).astype(np.int64))
     drawn = variants(torch.from_numpy(pictures), rows.flatten(), stream)
     return {
@@ -151,13 +153,26 @@ def _key(fonts: list[Path], seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cached(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a cache file; None when there is none or it is damaged."""
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file; None when there is none, or it is damaged or something else."""
     try:
         arrays = read_npz(path)
     except (OSError, ValueError):
         return None
-    return arrays if {"images", "code_point", "class_group", "group_names"} <= set(arrays) else None
+    n, groups = (arrays.get(key, np.empty(0)).size for key in ("code_point", "group_names"))
+    shapes = {
+        "images": (np.uint8, (n, PER_CLASS, 28, 28)),
+        "code_point": (np.int64, (n,)),
+        "class_group": (np.int64, (n,)),
+    }
+    for key, (dtype, shape) in shapes.items():
+        if key not in arrays or arrays[key].dtype != dtype or arrays[key].shape != shape:
+            return None
+    known = all(unicodedata.name(chr(c), "") for c in arrays["code_point"] if 0 <= c < 0x110000)
+    inside = (arrays["code_point"] >= 0) & (arrays["code_point"] < 0x110000)
+    right = (arrays["class_group"] >= 0) & (arrays["class_group"] < groups)
+    alike = len(np.unique(arrays["code_point"])) < n or arrays["group_names"].dtype.kind != "U"
+    return arrays if n and known and inside.all() and right.all() and not alike else None
 
 
 def _name(code: int) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.streams import generator
 from ...core.types import Batch, Task
-from ..cache import data_folder
+from ..cache import data_folder, expand
 from ..pool import ClassPool, scaled, with_rotated_classes
 from ..source import Splits
 from ..validate import check_disjoint
@@ -103,7 +103,7 @@ def omniglot(
     name = f"omniglot ({resize}, {'ink' if invert else 'paper'} = 1)"
     if characters.partial:
         name += f", partial: {characters.pool.n_classes} of {N_CHARACTERS} characters"
-    said = split if split == "vinyals" else f"{split}, seed {seed}"
+    split_by = split if split == "vinyals" else f"{split}, seed {seed}"
     sources = {}
     for part, pool in parts.items():
         turned = rotate == "classes" or (rotate == "classes-train" and part == "train")
@@ -117,7 +117,7 @@ def omniglot(
             within_group=within_alphabet,
             device=device,
             name=name,
-            split=f"{part} of {said}",
+            split=f"{part} of {split_by}",
         )
     return Splits(sources["train"], sources["validation"], sources["test"])
 
@@ -128,7 +128,7 @@ def read_omniglot(
     """Every character under `root` (as in `omniglot`) as one pool of uint8 (1, 28, 28) images."""
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, got {resize!r}")
-    where = data_folder() / "omniglot" if root is None else Path(root).expanduser()
+    where = data_folder() / "omniglot" if root is None else expand(root)
     arrays = read_characters(where)
     images = torch.from_numpy(_images(arrays, resize))
     n, drawers = images.shape[:2]
@@ -137,11 +137,11 @@ def read_omniglot(
     number = arrays["character_in_alphabet"].tolist()
     pool = ClassPool(
         images=images.reshape(n * drawers, 1, 28, 28),
-        label=torch.arange(n).repeat_interleave(drawers),
+        label=torch.arange(n, device="cpu").repeat_interleave(drawers),
         class_names=[
             f"{alphabets[a]}/character{k:02d}" for a, k in zip(alphabet, number, strict=True)
         ],
-        class_group=torch.tensor(alphabet),
+        class_group=torch.tensor(alphabet, device="cpu"),
         group_names=alphabets,
     )
     ids = torch.from_numpy(arrays["character_id"].astype(np.int64))
@@ -156,8 +156,10 @@ def split_characters(characters: Characters, split: Split, seed: int) -> dict[st
     pool = characters.pool
     if split == "maml":
         train, validation = _maml_sizes(pool.n_classes)
-        order = torch.randperm(pool.n_classes, generator=generator(seed, "omniglot", "maml"))
-        part = torch.full((pool.n_classes,), 2)
+        order = torch.randperm(
+            pool.n_classes, generator=generator(seed, "omniglot", "maml"), device="cpu"
+        )
+        part = torch.full((pool.n_classes,), 2, device="cpu")
         part[order[:train]] = 0
         part[order[train : train + validation]] = 1
     elif split == "vinyals":
@@ -188,7 +190,7 @@ def lake_runs(
     """
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, got {resize!r}")
-    where = data_folder() / "omniglot" if root is None else Path(root).expanduser()
+    where = data_folder() / "omniglot" if root is None else expand(root)
     archive = find_runs(where)
     if archive is not None:
         images, label = read_runs(archive, resize)
@@ -205,7 +207,7 @@ def lake_runs(
         images = _images(arrays, resize)[row[runs[..., 0]], runs[..., 1] - 1]
         label = arrays["lake_runs_label"].astype(np.int64)
     x = scaled(torch.from_numpy(255 - images if invert else images)).unsqueeze(3)
-    support_y = torch.arange(20).expand(20, 20).clone()
+    support_y = torch.arange(20, device="cpu").expand(20, 20).clone()
     return Task(Batch(x[:, 0], support_y), Batch(x[:, 1], torch.from_numpy(label)))
 
 
@@ -228,7 +230,9 @@ def _by_background(characters: Characters, seed: int) -> Tensor:
     """0, 1, 2 per character; whole background alphabets are set aside for validation."""
     background, group = characters.is_background, characters.pool.class_group
     alphabets = group[background].unique()
-    order = torch.randperm(len(alphabets), generator=generator(seed, "omniglot", "background"))
+    order = torch.randperm(
+        len(alphabets), generator=generator(seed, "omniglot", "background"), device="cpu"
+    )
     aside = alphabets[order[: max(1, round(len(alphabets) * VALIDATION_ALPHABETS))]]
     part = torch.isin(group, aside).long()
     part[~background] = 2

@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,9 +13,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..cache import read_npz
+from ..cache import DAMAGED, read_npz
 from ..download import Progress
-from ..validate import named
+from ..validate import join_names
+from .files import BadImage, open_image
 
 N_CHARACTERS, N_BACKGROUND, N_DRAWERS, SIDE = 1623, 964, 20, 105
 PREPARED = "omniglot.npz"
@@ -29,9 +29,16 @@ VALIDATION_ALPHABETS = (
     "Mkhedruli_(Georgian)",
 )
 FIRST_TEST_CHARACTER = 1201
+LARGEST = 1 << 20
+"""Bytes of a file in an archive; official drawings have some 200, lists of labels 1400."""
+
+MOST_ALPHABETS = 256
+"""What one byte per character can tell apart; there are 50."""
+
 _PNG = re.compile(
     r"(?:^|/)(?P<alphabet>[^/]+)/character(?P<number>\d\d)/(?P<id>\d{4})_(?P<drawer>\d\d)\.png$"
 )
+_RUN = re.compile(r"run\d\d/(?:training/class\d\d\.png|test/item\d\d\.png|class_labels\.txt)$")
 _SHAPES = {
     "images": (N_DRAWERS, 28, 28),
     "images_nearest_bits": (N_DRAWERS, 98),
@@ -87,13 +94,12 @@ def read_drawings(
     drawings: dict[tuple[int, int], Drawing] = {}
     unreadable, conflicts = [], []
     for archive in archives:
-        for done, total, name, data in _files(archive):
+        for done, total, name, data in _files(archive, _PNG):
             match = _PNG.search(name)
-            if match is None:
-                continue
+            assert match is not None  # or it had not been read
             try:
                 drawing = _drawing(match, data)
-            except (OSError, ValueError, SyntaxError) as error:
+            except BadImage as error:
                 unreadable.append(f"{name} ({error})")
                 continue
             key = (int(match["id"]), drawing.drawer)
@@ -102,12 +108,12 @@ def read_drawings(
             if progress is not None:
                 progress(f"reading {archive.name}", done, total)
     if unreadable:
-        raise ValueError(f"{len(unreadable)} images cannot be read: {named(unreadable)}")
+        raise ValueError(f"{len(unreadable)} images cannot be read: {join_names(unreadable)}")
     if conflicts:
-        raise ValueError(f"{len(conflicts)} drawings come in two versions: {named(conflicts)}")
+        raise ValueError(f"{len(conflicts)} drawings come in two versions: {join_names(conflicts)}")
     if not drawings:
         raise ValueError(
-            f"no Omniglot images in {named(str(a) for a in archives)}; expected files like "
+            f"no Omniglot images in {join_names(str(a) for a in archives)}; expected files like "
             "images_background/Greek/character01/0394_01.png"
         )
     return drawings
@@ -123,12 +129,17 @@ def arrays_from_drawings(drawings: Mapping[tuple[int, int], Drawing]) -> dict[st
     if short:
         raise ValueError(
             f"{len(short)} of {len(ids)} characters do not have {N_DRAWERS} drawings: "
-            f"{named(short)}; the archive is incomplete, fetch it again"
+            f"{join_names(short)}; the archive is incomplete, fetch it again"
         )
     if ids[0] < 1 or ids[-1] > N_CHARACTERS:
         raise ValueError(f"character numbers must be 1..{N_CHARACTERS}, got {ids[0]}..{ids[-1]}")
     first = [drawings[i, 1] for i in ids]
     alphabets = list(dict.fromkeys(d.alphabet for d in first))
+    if len(alphabets) > MOST_ALPHABETS:
+        raise ValueError(
+            f"the drawings are of {len(alphabets)} alphabets, expected at most {MOST_ALPHABETS} "
+            "(Omniglot has 50); leave out the folders that are not Omniglot's"
+        )
     rows = [[drawings[i, d + 1] for d in range(N_DRAWERS)] for i in ids]
     character_id = np.array(ids, np.uint16)
     numbers = np.array([d.number for d in first], np.uint8)
@@ -189,11 +200,11 @@ def _run_drawings(archive: Path) -> tuple[dict[tuple[int, int, int], Drawing], n
     """Drawings by (run, training 0 or test 1, item); the right training item of each test item."""
     drawn: dict[tuple[int, int, int], Drawing] = {}
     label = np.full((20, 20), -1, np.int64)
-    for _, _, name, data in _files(archive):
+    for _, _, name, data in _files(archive, _RUN):
         image = re.search(r"run(\d\d)/(?:(training)/class|test/item)(\d\d)\.png$", name)
         if image:
             place = (int(image[1]) - 1, 0 if image[2] else 1, int(image[3]) - 1)
-            drawn[place] = _shrunk("", 0, 0, data)
+            drawn[place] = _shrink("", 0, 0, data)
         answers = re.search(r"run(\d\d)/class_labels\.txt$", name)
         if answers:
             for item, right in re.findall(r"item(\d\d)\.png\s+\S*class(\d\d)\.png", data.decode()):
@@ -207,14 +218,14 @@ def _run_drawings(archive: Path) -> tuple[dict[tuple[int, int, int], Drawing], n
 
 
 def _drawing(match: re.Match[str], data: bytes) -> Drawing:
-    return _shrunk(match["alphabet"], int(match["number"]), int(match["drawer"]), data)
+    return _shrink(match["alphabet"], int(match["number"]), int(match["drawer"]), data)
 
 
-def _shrunk(alphabet: str, number: int, drawer: int, data: bytes) -> Drawing:
-    with Image.open(io.BytesIO(data)) as opened:
+def _shrink(alphabet: str, number: int, drawer: int, data: bytes) -> Drawing:
+    with open_image(io.BytesIO(data), ("PNG",)) as opened:
+        if opened.size != (SIDE, SIDE):  # before a pixel is decoded
+            raise BadImage(f"expected {SIDE}x{SIDE} pixels, got {opened.width}x{opened.height}")
         bits = opened.convert("1")
-    if bits.size != (SIDE, SIDE):
-        raise ValueError(f"expected {SIDE}x{SIDE} pixels, got {bits.size[0]}x{bits.size[1]}")
     lanczos = bits.convert("L").resize((28, 28), Image.Resampling.LANCZOS)
     nearest = bits.resize((28, 28), Image.Resampling.NEAREST)
     return Drawing(
@@ -238,22 +249,34 @@ def find_archives(where: Path) -> list[Path]:
     return [where] if tree is not None else []
 
 
-def _files(archive: Path) -> Iterator[tuple[int, int, str, bytes]]:
-    """(done, total, path, content) of every file of a zip, or of the PNG files of a folder."""
+def _files(archive: Path, wanted: re.Pattern[str]) -> Iterator[tuple[int, int, str, bytes]]:
+    """(done, total, path, content) of the wanted files of a zip, or PNG files of a folder.
+
+    No other file is unpacked, and none of more than `LARGEST` bytes: a zip of a few megabytes can
+    hold one of many gigabytes.
+    """
     if archive.is_dir():
         paths = sorted(p for p in archive.rglob("*.png") if p.is_file())
+        paths = [path for path in paths if wanted.search(path.as_posix())]
         for i, path in enumerate(paths):
+            _check_size(path.as_posix(), path.stat().st_size)
             yield i + 1, len(paths), path.as_posix(), path.read_bytes()
         return
     try:
         with zipfile.ZipFile(archive) as opened:
-            infos = [info for info in opened.infolist() if not info.is_dir()]
+            infos = [info for info in opened.infolist() if wanted.search(info.filename)]
             for i, info in enumerate(infos):
+                _check_size(info.filename, info.file_size)
                 yield i + 1, len(infos), info.filename, opened.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DAMAGED as error:
         raise ValueError(
-            f"{archive} is damaged or not a zip file ({error}); fetch it again"
+            f"{archive} is damaged or not a zip file of Omniglot ({error}); fetch it again"
         ) from error
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"{name} has {size} bytes, expected at most {LARGEST}")
 
 
 def read_prepared(path: Path) -> dict[str, np.ndarray]:
@@ -268,10 +291,38 @@ def read_prepared(path: Path) -> dict[str, np.ndarray]:
             f"{path} is not a prepared Omniglot file: {', '.join(missing)} missing; make it with "
             "`innerloop prepare omniglot`"
         )
-    n = len(arrays["character_id"])
-    for key, rest in _SHAPES.items():
-        if arrays[key].shape != (n, *rest):
+    n, alphabets = arrays["character_id"].size, arrays["alphabet_names"].size
+    shapes: dict[str, tuple[int, ...]] = {key: (n, *rest) for key, rest in _SHAPES.items()}
+    shapes["alphabet_names"] = (alphabets,)
+    limits = {"character_id": (1, N_CHARACTERS), "alphabet_id": (0, alphabets - 1)}
+    if "lake_runs" in arrays:
+        shapes |= {"lake_runs": (20, 2, 20, 2), "lake_runs_label": (20, 20)}
+        limits["lake_runs_label"] = (0, 19)
+    for key, shape in shapes.items():
+        array = arrays.get(key, np.empty(0))
+        kinds = "U" if key == "alphabet_names" else "u" if "images" in key else "iu"
+        if array.shape != shape or array.dtype.kind not in kinds or 0 in shape:
             raise ValueError(
-                f"{path}: {key} should have shape {(n, *rest)}, got {arrays[key].shape}"
+                f"{path}: {key} should have shape {shape} and a type of kind {kinds}, got "
+                f"{array.shape} of {array.dtype}; make it again with `innerloop prepare omniglot`"
             )
+        low, high = limits.get(key, (0, 0))
+        if key in limits and not low <= int(array.min()) <= int(array.max()) <= high:
+            raise ValueError(
+                f"{path}: {key} should lie in {low}..{high}, got {array.min()}..{array.max()}; "
+                "make it again with `innerloop prepare omniglot`"
+            )
+    if "lake_runs" in arrays:
+        _check_runs(arrays, path)
     return arrays
+
+
+def _check_runs(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raises ValueError unless the runs show drawings that are there."""
+    character, drawer = arrays["lake_runs"][..., 0], arrays["lake_runs"][..., 1]
+    there = np.isin(character, arrays["character_id"]) & (drawer >= 1) & (drawer <= N_DRAWERS)
+    if not there.all():
+        raise ValueError(
+            f"{path}: {int((~there).sum())} of {there.size} drawings of lake_runs are not among "
+            "the images; make it again with `innerloop prepare omniglot`"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cache import write_npz
+from ..cache import expand, write_npz
 from ..download import Progress, fetch, file_sha256
 from .omniglot_files import (
     N_BACKGROUND,
@@ -62,10 +62,10 @@ class Prepared:
     def lines(self) -> list[str]:
         """The report, one statement per line."""
         extent = f"partial: {self.characters} of {N_CHARACTERS}" if self.partial else "all"
-        said = f"{extent} characters, {self.alphabets} alphabets, {self.images} images"
+        content = f"{extent} characters, {self.alphabets} alphabets, {self.images} images"
         runs = "with" if self.has_runs else "without"
         return [
-            f"wrote {self.path} ({said}, {runs} the 20 one-shot runs)",
+            f"wrote {self.path} ({content}, {runs} the 20 one-shot runs)",
             *self.checks,
         ]
 
@@ -82,7 +82,7 @@ def prepare_omniglot(
 
     `source` is a zip, a folder with the official zips or their unpacked tree (and all_runs.zip for
     the one-shot runs), or a prepared file; None downloads `urls` (file name to address) into the
-    folder of `out`, resuming what an earlier call left. A file whose SHA-256 is known must have
+    folder of `out`, those that are not there yet. A file whose SHA-256 is known must have
     it; the two large official zips, whose SHA-256 is not known here, must hold the right number of
     images and pass their own checksums.
 
@@ -91,7 +91,7 @@ def prepare_omniglot(
 
     Raises FileNotFoundError, ConnectionError or ValueError; see `fetch` and `read_drawings`.
     """
-    out = Path(out).expanduser()
+    out = expand(out)
     out = out if out.suffix == ".npz" else out / PREPARED
     if source is None:
         where = out.parent
@@ -101,17 +101,17 @@ def prepare_omniglot(
         archives = [where / name for name in urls if name != RUNS]
         runs = where / RUNS if RUNS in urls else None
     else:
-        where = Path(source).expanduser()
+        where = expand(source)
         prepared = where if where.suffix == ".npz" else where / PREPARED
         archives, runs = find_archives(where), find_runs(where)
         if not archives and prepared.is_file():
-            return _copied(prepared, out)
+            return _rewrite(prepared, out)
     if not archives:
         raise FileNotFoundError(
             f"no Omniglot in {where}: expected images_background.zip and images_evaluation.zip, "
             f"their unpacked folders, or {PREPARED}; leave the source out to download the zips"
         )
-    checks = [checked(path, sha256) for path in (*archives, runs) if path is not None]
+    checks = [check_file(path, sha256) for path in (*archives, runs) if path is not None]
     drawings = read_drawings(archives, progress)
     arrays = arrays_from_drawings(drawings)
     located = None if runs is None else locate_runs(runs, drawings)
@@ -123,7 +123,7 @@ def prepare_omniglot(
     return Prepared(out, n, alphabets, n * N_DRAWERS, located is not None, tuple(checks))
 
 
-def checked(path: Path, sha256: Mapping[str, str]) -> str:
+def check_file(path: Path, sha256: Mapping[str, str]) -> str:
     """How `path` was checked: by SHA-256 if known, else by the number of images if official.
 
     Raises ValueError when it fails the check.
@@ -156,7 +156,7 @@ def checked(path: Path, sha256: Mapping[str, str]) -> str:
     return f"{path.name}: {count} images counted; its SHA-256 is not known here"
 
 
-def _copied(prepared: Path, out: Path) -> Prepared:
+def _rewrite(prepared: Path, out: Path) -> Prepared:
     """A prepared file, validated and written again."""
     arrays = read_prepared(prepared)
     write_npz(out, arrays)

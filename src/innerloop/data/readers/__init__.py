@@ -1,28 +1,16 @@
 """Readers of the published few-shot data sets: a folder and a split in, a `ClassPool` out.
 
-| reader                 | classes         | pixels  |
-|------------------------|-----------------|---------|
-| `read_mini_imagenet`   | 64 / 16 / 20    | 84 x 84 |
-| `read_tiered_imagenet` | 351 / 97 / 160  | 84 x 84 |
-| `read_cifar_fs`        | 64 / 16 / 20    | 32 x 32 |
-| `read_fc100`           | 60 / 20 / 20    | 32 x 32 |
-| `read_cub`             | 100 / 50 / 50   | any     |
+Each module here decorates its functions with `@dataset(facts)`; importing this package imports them
+all, which fills `DATASETS`. A new data set is a new module.
 """
 
-from .cifar import read_cifar_fs, read_fc100
-from .cub import read as read_cub
-from .layout import Layout, Split
-from .mini_imagenet import read as read_mini_imagenet
-from .tiered_imagenet import read as read_tiered_imagenet
+import importlib
+import pkgutil
+
+from .registry import DATASETS, PublishedSet, Split
 from .unpickle import read_pickle
 
-__all__ = [
-    "Layout",
-    "Split",
-    "read_cifar_fs",
-    "read_cub",
-    "read_fc100",
-    "read_mini_imagenet",
-    "read_pickle",
-    "read_tiered_imagenet",
-]
+__all__ = ["DATASETS", "PublishedSet", "Split", "read_pickle"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -14,12 +14,15 @@ import torch
 
 from ..images.files import is_image
 from ..pool import ClassPool
-from ..validate import named
-from .layout import SHORT, Layout, Split, check_split, from_files
+from ..validate import join_names
+from .layout import from_files
 from .mini_imagenet import from_labels
+from .registry import SHORT, PublishedSet, Split, dataset
 
-CIFAR_FS = Layout(
+CIFAR_FS = PublishedSet(
     name="cifar-fs",
+    title="CIFAR-FS",
+    papers=("bertinetto2019r2d2",),
     side=32,
     classes={"train": 64, "validation": 16, "test": 20},
     images=60_000,
@@ -29,8 +32,10 @@ CIFAR_FS = Layout(
     ),
     origin="folders: bertinetto/r2d2; pickles: kjunelee/MetaOptNet",
 )
-FC100 = Layout(
+FC100 = PublishedSet(
     name="fc100",
+    title="FC100",
+    papers=("oreshkin2018tadam",),
     side=32,
     classes={"train": 60, "validation": 20, "test": 20},
     images=60_000,
@@ -39,7 +44,8 @@ FC100 = Layout(
 )
 
 
-def read_cifar_fs(folder: Path | str, split: Split) -> ClassPool:
+@dataset(CIFAR_FS)
+def read_cifar_fs(folder: Path, split: Split) -> ClassPool:
     """One split of CIFAR-FS, uint8 (N, 3, 32, 32).
 
     Either the folders `data/CLASS/*.png` and the class lists `splits/bertinetto/SPLIT.txt`, in
@@ -48,8 +54,6 @@ def read_cifar_fs(folder: Path | str, split: Split) -> ClassPool:
 
     Raises FileNotFoundError when there is neither, ValueError when one is damaged or incomplete.
     """
-    check_split(split)
-    folder = Path(folder).expanduser()
     pickled = folder / f"CIFAR_FS_{SHORT[split]}.pickle"
     if pickled.is_file():
         return from_labels(pickled, split, CIFAR_FS)
@@ -60,13 +64,12 @@ def read_cifar_fs(folder: Path | str, split: Split) -> ClassPool:
     raise CIFAR_FS.missing(folder, split)
 
 
-def read_fc100(folder: Path | str, split: Split) -> ClassPool:
+@dataset(FC100)
+def read_fc100(folder: Path, split: Split) -> ClassPool:
     """One split of FC100, uint8 (N, 3, 32, 32), from `FC100_SPLIT.pickle` (`data` and `labels`).
 
     Raises FileNotFoundError when it is not there, ValueError when it is damaged or incomplete.
     """
-    check_split(split)
-    folder = Path(folder).expanduser()
     pickled = folder / f"FC100_{SHORT[split]}.pickle"
     if not pickled.is_file():
         raise FC100.missing(folder, split)
@@ -80,11 +83,13 @@ def _from_folders(data: Path, listed: Path, split: Split) -> ClassPool:
     if wrong or len(set(names)) < len(names):
         raise ValueError(
             f"{listed}: expected distinct names of folders in {data}, found no folder for "
-            f"{len(wrong)} of {len(names)} lines: {named(wrong)}; lay the images out as "
+            f"{len(wrong)} of {len(names)} lines: {join_names(wrong)}; lay the images out as "
             f"{data.name}/CLASS/*.png"
         )
     files = [sorted(p for p in (data / name).iterdir() if is_image(p)) for name in names]
     paths = [path for members in files for path in members]
-    label = torch.arange(len(names)).repeat_interleave(torch.tensor([*map(len, files)]))
+    label = torch.arange(len(names), device="cpu").repeat_interleave(
+        torch.tensor([*map(len, files)], device="cpu")
+    )
     CIFAR_FS.check_classes(split, names, listed)
     return CIFAR_FS.pool(split, from_files(paths, CIFAR_FS.side), label, names, listed)

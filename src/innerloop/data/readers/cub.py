@@ -1,6 +1,6 @@
 """CUB-200-2011: 11788 photographs of 200 kinds of birds.
 
-Source: Wah et al. 2011. It has no published few-shot split of its own; see `split_classes`.
+Source: Wah et al. 2011. It has no published few-shot split of its own; see `chen_split`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cache import expand
 from ..images.files import BadImage, read_image
 from ..pool import ClassPool
-from ..validate import named
-from .layout import SHORT, SPLITS, Layout, Split, check_split
+from ..validate import join_names
+from .registry import SHORT, SPLITS, PublishedSet, Split, dataset
 
-LAYOUT = Layout(
+CUB = PublishedSet(
     name="cub",
+    title="CUB-200-2011",
+    papers=("wah2011cub", "chen2019closer"),
     side=84,
     classes={"train": 100, "validation": 50, "test": 50},
     images=11_788,
@@ -27,6 +30,7 @@ LAYOUT = Layout(
         "unpacked from CUB_200_2011.tgz (also under CUB_200_2011/)"
     ),
     origin="Caltech Vision Lab, data set CUB-200-2011",
+    split="of Chen et al. 2019",
 )
 
 
@@ -37,8 +41,9 @@ class Birds(NamedTuple):
     images: list[tuple[Path, int, tuple[float, ...]]]
 
 
-def read(
-    folder: Path | str,
+@dataset(CUB)
+def read_cub(
+    folder: Path,
     split: Split,
     *,
     size: int = 84,
@@ -49,38 +54,39 @@ def read(
 
     `crop=True` cuts the photographs to their bounding boxes first. `split_file` is a JSON file with
     lists of class names, `{"train": [...], "val": [...], "test": [...]}`; without it the split is
-    that of Chen et al. 2019 (see `split_classes`).
+    that of Chen et al. 2019 (see `chen_split`).
 
     Raises FileNotFoundError when the tables are not there, ValueError when they do not fit each
     other or a photograph cannot be read.
     """
-    check_split(split)
-    root = _root(Path(folder).expanduser(), split)
+    root = _root(folder, split)
     birds = _tables(root)
     if split_file is None:
-        if len(birds.classes) != sum(LAYOUT.classes.values()):
+        if len(birds.classes) != sum(CUB.classes.values()):
             raise ValueError(
                 f"{root / 'classes.txt'}: expected 200 classes, found {len(birds.classes)}; to fix "
                 "it unpack CUB_200_2011.tgz again, or give a split_file for a part of them"
             )
-        parts = split_classes(list(birds.classes.values()))
+        parts = chen_split(list(birds.classes.values()))
     else:
-        parts = _listed(Path(split_file).expanduser(), set(birds.classes.values()))
+        parts = _listed(expand(split_file), set(birds.classes.values()))
     names = parts[split]
     place = {name: k for k, name in enumerate(names)}
     chosen = [image for image in birds.images if birds.classes[image[1]] in place]
-    label = torch.tensor([place[birds.classes[number]] for _, number, _ in chosen])
+    label = torch.tensor([place[birds.classes[number]] for _, number, _ in chosen], device="cpu")
     empty = sorted(set(names) - {birds.classes[number] for _, number, _ in chosen})
     if empty:
         raise ValueError(
             f"{root / 'images.txt'}: expected images of every {split} class, found none of "
-            f"{len(empty)}: {named(empty)}"
+            f"{len(empty)}: {join_names(empty)}"
         )
     images = _photographs(chosen, size, crop)
-    return ClassPool(images, label, names, torch.zeros(len(names), dtype=torch.int64), ["all"])
+    return ClassPool(
+        images, label, names, torch.zeros(len(names), dtype=torch.int64, device="cpu"), ["all"]
+    )
 
 
-def split_classes(names: list[str]) -> dict[Split, list[str]]:
+def chen_split(names: list[str]) -> dict[Split, list[str]]:
     """The split of "A closer look": of the sorted classes, counted from 0, the even ones train.
 
     Of the odd ones every other is for validation (1, 5, 9, ...) and the rest for testing (3, 7,
@@ -96,7 +102,7 @@ def _root(folder: Path, split: Split) -> Path:
     for root in (folder, folder / "CUB_200_2011"):
         if (root / "images.txt").is_file():
             return root
-    raise LAYOUT.missing(folder, split)
+    raise CUB.missing(folder, split)
 
 
 def _tables(root: Path) -> Birds:
@@ -112,10 +118,10 @@ def _tables(root: Path) -> Birds:
         )
     unknown = sorted(set(numbers.values()) - set(classes))
     if unknown:
-        raise ValueError(f"{root}: classes {named(map(str, unknown))} are not in classes.txt")
+        raise ValueError(f"{root}: classes {join_names(map(str, unknown))} are not in classes.txt")
     outside = [f for f in files.values() if Path(f).is_absolute() or ".." in Path(f).parts]
     if outside:
-        raise ValueError(f"{root / 'images.txt'}: {named(outside)} lie outside of images/")
+        raise ValueError(f"{root / 'images.txt'}: {join_names(outside)} lie outside of images/")
     return Birds(
         classes, [(root / "images" / files[k], numbers[k], boxes[k]) for k in sorted(files)]
     )
@@ -125,14 +131,14 @@ def _lines(path: Path, words: int) -> list[list[str]]:
     """The lines of a table, each of `words` words."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"no file {path}; expected {LAYOUT.files}: unpack CUB_200_2011.tgz again"
+            f"no file {path}; expected {CUB.files}: unpack CUB_200_2011.tgz again"
         )
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     bad = [i + 1 for i, line in enumerate(lines) if len(line) != words or not line[0].isdigit()]
     if bad:
         raise ValueError(
             f"{path}: expected a number and {words - 1} more words in every line, found otherwise "
-            f"in line {named(map(str, bad))}"
+            f"in line {join_names(map(str, bad))}"
         )
     return lines
 
@@ -143,7 +149,7 @@ def _listed(path: Path, known: set[str]) -> dict[Split, list[str]]:
         raise FileNotFoundError(f"no split file {path}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     lists: dict[Split, list[str]] = {}
     for split in SPLITS:
@@ -160,7 +166,7 @@ def _listed(path: Path, known: set[str]) -> dict[Split, list[str]]:
     if unknown or twice:
         raise ValueError(
             f"{path}: expected classes of classes.txt, each once, found {len(unknown)} unknown and "
-            f"{len(twice)} repeated: {named(unknown + twice)}"
+            f"{len(twice)} repeated: {join_names(unknown + twice)}"
         )
     return lists
 
@@ -168,7 +174,7 @@ def _listed(path: Path, known: set[str]) -> dict[Split, list[str]]:
 def _photographs(
     chosen: list[tuple[Path, int, tuple[float, ...]]], size: int, crop: bool
 ) -> Tensor:
-    images = torch.empty(len(chosen), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(chosen), 3, size, size, dtype=torch.uint8, device="cpu")
     bad: list[str] = []
     for row, (path, _, box) in enumerate(chosen):
         try:
@@ -176,5 +182,7 @@ def _photographs(
         except (BadImage, FileNotFoundError) as error:
             bad.append(str(error))
     if bad:
-        raise ValueError(f"{len(bad)} of {len(chosen)} photographs cannot be read: {named(bad)}")
+        raise ValueError(
+            f"{len(bad)} of {len(chosen)} photographs cannot be read: {join_names(bad)}"
+        )
     return images

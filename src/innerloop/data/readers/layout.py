@@ -1,90 +1,23 @@
-"""What every published data set has: splits of a known size, and files laid out in known ways."""
+"""How the files of published data sets lie: pickled dictionaries, arrays of rows, image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..images.files import BadImage, read_image
-from ..pool import ClassPool
-from ..validate import named
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-SHORT: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
-"""The splits as file names have them."""
+from ..validate import join_names
 
 ROWS = 1024
 """Images copied at a time."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A published data set: its sizes, how its files lie, and where they come from.
-
-    `side` is the images' side in pixels, `classes` the number of classes of each split, `images`
-    that of all images together; `files` names the accepted layouts and `origin` who made them.
-    """
-
-    name: str
-    side: int
-    classes: Mapping[Split, int]
-    images: int
-    files: str
-    origin: str
-
-    def missing(self, folder: Path, split: Split) -> FileNotFoundError:
-        """Nothing is there to read: what to put where."""
-        return FileNotFoundError(
-            f"no {split} split of {self.name} in {folder}: expected {self.files}. It cannot be "
-            f"downloaded from here; get it from its makers ({self.origin}), and say where it is "
-            "with --data.root DIR or INNERLOOP_DATA"
-        )
-
-    def check_classes(self, split: Split, class_names: Sequence[str], where: Path) -> None:
-        """Raises ValueError unless there are as many classes as published."""
-        expected, found = self.classes[split], len(class_names)
-        if found != expected:
-            raise ValueError(
-                f"{where}: expected {expected} {split} classes of {self.name}, found {found}; "
-                "the file is incomplete or another split's, to fix it fetch it again"
-            )
-
-    def pool(
-        self,
-        split: Split,
-        images: Tensor,
-        label: Tensor,
-        class_names: Sequence[str],
-        where: Path,
-        groups: tuple[Tensor, Sequence[str]] | None = None,
-    ) -> ClassPool:
-        """The pool, if it has the published number of classes and an image of each."""
-        self.check_classes(split, class_names, where)
-        counts = torch.bincount(label, minlength=len(class_names))
-        empty = [class_names[k] for k in (counts == 0).nonzero().flatten().tolist()]
-        if empty:
-            raise ValueError(
-                f"{where}: expected images of every class, found none of {len(empty)} classes: "
-                f"{named(empty)}; to fix it fetch the files again"
-            )
-        group, group_names = groups or (torch.zeros(len(class_names), dtype=torch.int64), ["all"])
-        return ClassPool(images, label, list(class_names), group, list(group_names))
-
-
-def check_split(split: str) -> None:
-    """Raises ValueError for a word that is not one of the three splits."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-
-
-def entries(content: Any, keys: Sequence[str], path: Path) -> list[Any]:
+def pickled_entries(content: Any, keys: Sequence[str], path: Path) -> list[Any]:
     """The values of a pickled dictionary at `keys`, which Python 2 may have written as bytes."""
     if not isinstance(content, dict):
         raise ValueError(
@@ -95,13 +28,38 @@ def entries(content: Any, keys: Sequence[str], path: Path) -> list[Any]:
     absent = [key for key in keys if key not in known]
     if absent:
         raise ValueError(
-            f"{path}: expected entries {' and '.join(keys)}, found {named(map(str, known))}; it is "
+            f"{path}: expected entries {' and '.join(keys)}, found {join_names(map(str, known))}; "
+            "it is "
             "not one of the published files"
         )
     return [known[key] for key in keys]
 
 
-def numbered(labels: Any, count: int, path: Path) -> tuple[Tensor, list[Any]]:
+def as_list(value: Any, what: str, path: Path) -> list[Any]:
+    """A list, tuple or array (N,) of a pickle as a list. Raises ValueError for anything else."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    raise ValueError(
+        f"{path}: expected {what} to be a list, found a {type(value).__name__}; it is not one of "
+        "the published files"
+    )
+
+
+def as_numbers(value: Any, what: str, path: Path) -> Tensor:
+    """A list or array (N,) of whole numbers as int64 (N,). Raises ValueError for anything else."""
+    numbers = as_list(value, what, path)
+    wrong = [n for n in numbers if type(n) is not int or not -(2**63) <= n < 2**63]
+    if wrong:
+        raise ValueError(
+            f"{path}: expected whole numbers as {what}, found {wrong[0]!r:.80}; it is not one of "
+            "the published files"
+        )
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
+def number_labels(labels: Any, count: int, path: Path) -> tuple[Tensor, list[Any]]:
     """One label per image, as int64 (count,) into the sorted distinct labels, which come second."""
     try:
         array = np.asarray(labels)
@@ -135,7 +93,7 @@ def check_rows(shape: Sequence[int], kind: Any, side: int, path: Path) -> None:
 
 def from_rows(parts: Iterable[np.ndarray], count: int, side: int) -> Tensor:
     """Parts (n, side, side, 3) of `count` images, one after another into (count, 3, side, side)."""
-    images = torch.empty(count, 3, side, side, dtype=torch.uint8)
+    images = _empty_images(count, side)
     done = 0
     for part in parts:
         # A copy, because torch takes no array that cannot be written to.
@@ -154,16 +112,27 @@ def from_files(paths: Sequence[Path], side: int) -> Tensor:
     if absent:
         raise ValueError(
             f"expected {len(paths)} image files, found {len(paths) - len(absent)}; "
-            f"{named(map(str, absent))} are not there, to fix it fetch them again"
+            f"{join_names(map(str, absent))} are not there, to fix it fetch them again"
         )
-    images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
-    bad = [str(error) for error in _filled(images, paths, side)]
+    images = _empty_images(len(paths), side)
+    bad = [str(error) for error in _read_into(images, paths, side)]
     if bad:
-        raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read: {named(bad)}")
+        raise ValueError(f"{len(bad)} of {len(paths)} images cannot be read: {join_names(bad)}")
     return images
 
 
-def _filled(images: Tensor, paths: Sequence[Path], side: int) -> Iterator[BadImage]:
+def _empty_images(count: int, side: int) -> Tensor:
+    """Room for images. Raises ValueError when memory has none."""
+    try:
+        return torch.empty(count, 3, side, side, dtype=torch.uint8, device="cpu")
+    except RuntimeError as error:
+        raise ValueError(
+            f"{count} images of {side} x {side} pixels take {count * 3 * side**2 / 1e9:.1f} GB, "
+            "more than there is; prepare them on a larger machine with prepare_published"
+        ) from error
+
+
+def _read_into(images: Tensor, paths: Sequence[Path], side: int) -> Iterator[BadImage]:
     for row, path in enumerate(paths):
         try:
             images[row] = read_image(path, side)

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from ..pool import ClassPool
-from ..validate import named
-from .layout import SHORT, Layout, Split, check_split, entries, from_array, from_files, numbered
+from ..validate import join_names
+from .layout import as_numbers, from_array, from_files, number_labels, pickled_entries
+from .registry import SHORT, PublishedSet, Split, dataset
 from .unpickle import read_pickle
 
-LAYOUT = Layout(
+MINI = PublishedSet(
     name="mini-imagenet",
+    title="miniImageNet",
+    papers=("vinyals2016matching", "ravi2017lstm"),
     side=84,
     classes={"train": 64, "validation": 16, "test": 20},
     images=60_000,
@@ -36,7 +39,8 @@ LAYOUT = Layout(
 _CATEGORY = {"train": "train_phase_train", "validation": "val", "test": "test"}
 
 
-def read(folder: Path | str, split: Split) -> ClassPool:
+@dataset(MINI)
+def read_mini_imagenet(folder: Path, split: Split) -> ClassPool:
     """One split of miniImageNet, uint8 (N, 3, 84, 84), classes in order of their names.
 
     Files of three kinds are understood, and looked for in this order: the cache
@@ -50,32 +54,30 @@ def read(folder: Path | str, split: Split) -> ClassPool:
     Raises FileNotFoundError when there is none of them, ValueError when one is damaged or
     incomplete, naming the file.
     """
-    check_split(split)
-    folder = Path(folder).expanduser()
     for name in dict.fromkeys((SHORT[split], split)):
         cache = folder / f"mini-imagenet-cache-{name}.pkl"
         if cache.is_file():
             return _from_cache(cache, split)
     pickled = folder / f"miniImageNet_category_split_{_CATEGORY[split]}.pickle"
     if pickled.is_file():
-        return from_labels(pickled, split, LAYOUT)
+        return from_labels(pickled, split, MINI)
     table = folder / f"{SHORT[split]}.csv"
     if table.is_file():
         return _from_csv(table, split)
-    raise LAYOUT.missing(folder, split)
+    raise MINI.missing(folder, split)
 
 
-def from_labels(path: Path, split: Split, layout: Layout) -> ClassPool:
+def from_labels(path: Path, split: Split, facts: PublishedSet) -> ClassPool:
     """A pickled dictionary of `data`, images (N, side, side, 3), and `labels`, one per image."""
-    data, labels = entries(read_pickle(path), ("data", "labels"), path)
-    images = from_array(data, layout.side, path)
-    label, distinct = numbered(labels, len(images), path)
-    return layout.pool(split, images, label, [f"class {k}" for k in distinct], path)
+    data, labels = pickled_entries(read_pickle(path), ("data", "labels"), path)
+    images = from_array(data, facts.side, path)
+    label, distinct = number_labels(labels, len(images), path)
+    return facts.pool(split, images, label, [f"class {k}" for k in distinct], path)
 
 
 def _from_cache(path: Path, split: Split) -> ClassPool:
-    data, members = entries(read_pickle(path), ("image_data", "class_dict"), path)
-    images = from_array(data, LAYOUT.side, path)
+    data, members = pickled_entries(read_pickle(path), ("image_data", "class_dict"), path)
+    images = from_array(data, MINI.side, path)
     if not isinstance(members, dict):
         raise ValueError(
             f"{path}: expected class_dict to be a dictionary from class to image numbers, found a "
@@ -83,18 +85,18 @@ def _from_cache(path: Path, split: Split) -> ClassPool:
         )
     by_name = {_text(name): rows for name, rows in members.items()}
     names = sorted(by_name)
-    label = torch.full((len(images),), -1)
+    label = torch.full((len(images),), -1, device="cpu")
     for k, name in enumerate(names):
         label[_rows(by_name[name], len(images), name, path)] = k
     left = int((label < 0).sum())
     if left:
         raise ValueError(f"{path}: {left} of {len(images)} images belong to no class of class_dict")
-    return LAYOUT.pool(split, images, label, names, path)
+    return MINI.pool(split, images, label, names, path)
 
 
 def _rows(rows: Any, count: int, name: str, path: Path) -> Tensor:
-    index = torch.as_tensor(rows, dtype=torch.int64)
-    if index.ndim != 1 or bool(((index < 0) | (index >= count)).any()):
+    index = as_numbers(rows, f"image numbers of class {name}", path)
+    if bool(((index < 0) | (index >= count)).any()):
         raise ValueError(f"{path}: the image numbers of class {name} are not all in 0..{count - 1}")
     return index
 
@@ -104,8 +106,11 @@ def _text(name: Any) -> str:
 
 
 def _from_csv(path: Path, split: Split) -> ClassPool:
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in csv.reader(file) if line]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged or not a table ({error}); fetch it again") from error
     if not lines or [word.strip() for word in lines[0]] != ["filename", "label"]:
         raise ValueError(
             f"{path}: expected the first line `filename,label`, found "
@@ -115,11 +120,11 @@ def _from_csv(path: Path, split: Split) -> ClassPool:
     bad = [file for file, name in rows if Path(file).name != file or not file or not name]
     if bad or any(len(line) != 2 for line in lines[1:]):
         raise ValueError(
-            f"{path}: expected lines `file name,class` without folders, found {named(bad)}"
+            f"{path}: expected lines `file name,class` without folders, found {join_names(bad)}"
         )
     names = sorted({name for _, name in rows})
     index = {name: k for k, name in enumerate(names)}
-    label = torch.tensor([index[name] for _, name in rows], dtype=torch.int64)
-    LAYOUT.check_classes(split, names, path)  # before minutes are spent on decoding
-    images = from_files([path.parent / "images" / file for file, _ in rows], LAYOUT.side)
-    return LAYOUT.pool(split, images, label, names, path)
+    label = torch.tensor([index[name] for _, name in rows], dtype=torch.int64, device="cpu")
+    MINI.check_classes(split, names, path)  # before minutes are spent on decoding
+    images = from_files([path.parent / "images" / file for file, _ in rows], MINI.side)
+    return MINI.pool(split, images, label, names, path)

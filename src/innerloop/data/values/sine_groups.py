@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.types import Batch, Task
 from ..source import Source, Spec, Splits
-from ..transfer import moved
+from ..transfer import to_device
 
 
 class SineGroups(Source):
@@ -45,7 +45,7 @@ class SineGroups(Source):
         self.shot, self.queries, self.ranges, self.bin_width = shot, queries, ranges, bin_width
         self.dtype, self.device = dtype, torch.device(device)
         self.spec = Spec("regression", (1,), 1)
-        self._lows = torch.tensor(lows, dtype=torch.float64)
+        self._lows = torch.tensor(lows, dtype=torch.float64, device="cpu")
         self.groups = tuple(f"amplitude {low:.6g}..{low + bin_width:.6g}" for low in lows)
 
     def sample(self, generator: torch.Generator, n: int) -> Task:
@@ -55,13 +55,13 @@ class SineGroups(Source):
         low = self._lows[self._draw_groups(generator, n)]
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, dtype=torch.float64)
+            return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
 
         amplitude = (low + self.bin_width * uniform(n)).reshape(n, 1, 1)
         phase = math.pi * uniform(n, 1, 1)
         x = 10 * uniform(n, self.shot + self.queries, 1) - 5
         y = amplitude * torch.sin(x - phase)
-        x, y = moved([x.to(self.dtype), y.to(self.dtype)], self.device)
+        x, y = to_device([x.to(self.dtype), y.to(self.dtype)], self.device)
         return Task(
             Batch(x[:, : self.shot], y[:, : self.shot]), Batch(x[:, self.shot :], y[:, self.shot :])
         )
@@ -84,7 +84,7 @@ class SineGroups(Source):
         }
 
     def _draw_groups(self, generator: torch.Generator, n: int) -> Tensor:
-        return torch.randint(len(self.groups), (n,), generator=generator)
+        return torch.randint(len(self.groups), (n,), generator=generator, device="cpu")
 
 
 def sine_groups(

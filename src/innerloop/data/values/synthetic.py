@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.types import Batch, Task
 from ..source import Source, Spec
-from ..transfer import moved
+from ..transfer import to_device
 
 
 class Curves(NamedTuple):
@@ -74,7 +74,7 @@ class Sine(Source):
         # Drawn last: where it is one number, a seed means the tasks that it meant without it.
         curves = Curves(amplitude, phase, _uniform(self.frequency, (n, 1), generator))
         drawn = [value.to(self.dtype) for value in (x, curves(x), *curves)]
-        x, y, *found = moved(drawn, self.device)
+        x, y, *found = to_device(drawn, self.device)
         task = Task(
             Batch(x[:, : self.shot], y[:, : self.shot]), Batch(x[:, self.shot :], y[:, self.shot :])
         )
@@ -171,15 +171,17 @@ class LinearGaussian(Source):
         }
 
     def _normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return moved([drawn.to(self.mean.dtype)], self.mean.device)[0]
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return to_device([drawn.to(self.mean.dtype)], self.mean.device)[0]
 
 
 def _uniform(
     bounds: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
     low, high = bounds
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return low + (high - low) * torch.rand(
+        shape, generator=generator, dtype=torch.float64, device="cpu"
+    )
 
 
 def _check_sizes(shot: int, queries: int) -> None:

@@ -11,22 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ...evaluate.result import EvaluationResult, Metric
-from .style import (
-    BLUE,
-    CYCLE,
-    DASHES,
-    HALF,
-    INK,
-    MUTED,
-    ORANGE,
-    SKY,
-    figure,
-    heading,
-    legend,
-    log_scale,
-    panel,
-)
+from ...evaluate.result import EvaluationResult, in_percent, title_of
+from .style import BLUE, CYCLE, DASHES, HALF, INK, MUTED, ORANGE, SKY, figure, log_scale, styled
 
 Record = Mapping[str, Any]
 
@@ -48,6 +34,7 @@ SMOOTHED = 60
 """Points that a smoothed training curve resolves."""
 
 
+@styled
 def learning_curves(records: Sequence[Record]) -> Figure:
     """Training and validation curves of a run, from its metric records (one per logged step).
 
@@ -59,7 +46,7 @@ def learning_curves(records: Sequence[Record]) -> Figure:
     """
     records = [_flattened(record) for record in records]
     panels = [
-        ("Loss on the query sets", [name for name in LOOK if "accuracy" not in name], None),
+        ("Loss on the query sets", [name for name in LOOK if "accuracy" not in name], "loss"),
         ("Accuracy on the query sets", [name for name in LOOK if "accuracy" in name], "accuracy"),
     ]
     present = [
@@ -74,17 +61,18 @@ def learning_curves(records: Sequence[Record]) -> Figure:
         )
     drawn = figure(HALF * len(present), 3.2)
     for i, (title, names, metric) in enumerate(present):
-        axes = panel(drawn, 1, len(present), i + 1)
+        axes = drawn.add_subplot(1, len(present), i + 1)
         for name in names:
             _draw_series(axes, name, *_series(records, name))
-        heading(axes, title)
+        axes.set_title(title)
         axes.set_xlabel("outer step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _scale(axes, [_series(records, name)[1] for name in names], "accuracy" if metric else None)
-        legend(axes)
+        _scale(axes, [_series(records, name)[1] for name in names], metric)
+        axes.legend()
     return drawn
 
 
+@styled
 def score_by_step(
     results: Mapping[str, EvaluationResult], *, trained_steps: int | None = None
 ) -> Figure:
@@ -93,7 +81,7 @@ def score_by_step(
     `trained_steps` marks the number of inner steps that training used.
     """
     drawn = figure(HALF, 3.3)
-    axes = panel(drawn)
+    axes = drawn.add_subplot()
     longest = max(result.steps for result in results.values())
     metric = next(iter(results.values())).metric
     for i, (name, result) in enumerate(results.items()):
@@ -121,23 +109,27 @@ def score_by_step(
             color=MUTED,
         )
     axes.set_xlabel("inner steps")
-    axes.set_ylabel(axis_name(metric))
+    axes.set_ylabel(title_of(metric))
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.margins(x=0.03)
     _scale(axes, [result.mean for result in results.values()], metric)
-    legend(axes, loc="best")
+    axes.legend(loc="best")
     return drawn
 
 
+@styled
 def score_histogram(result: EvaluationResult) -> Figure:
     """How the score is spread over tasks, before adaptation and after the last inner step."""
     drawn = figure(HALF, 3.3)
-    axes = panel(drawn)
+    axes = drawn.add_subplot()
     rows = [(result.steps, BLUE, "after adaptation")]
     if result.steps:
         rows.insert(0, (0, ORANGE, "before adaptation"))
     rows = [row for row in rows if np.isfinite(result.values[row[0]]).any()]
-    bins = _bins(result.metric, np.stack([result.values[step] for step, _, _ in rows]))
+    if not rows:
+        axes.set_title("no score is finite")
+        return drawn
+    bins = _bins(result, np.stack([result.values[step] for step, _, _ in rows]))
     for step, colour, name in rows:
         values = result.values[step]
         values = values[np.isfinite(values)]
@@ -145,20 +137,15 @@ def score_histogram(result: EvaluationResult) -> Figure:
             values, bins=bins, color=colour, alpha=0.55, edgecolor="white", lw=0.5, label=name
         )
         axes.axvline(float(values.mean()), color=colour, linewidth=1.6)
-    if result.metric == "mse":
-        log_scale(axes, "x")
-    else:
+    if in_percent(result.metric):
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel(f"{axis_name(result.metric)} of a task (line: mean)")
+    elif bins[0] > 0 and not result.larger_is_better:
+        log_scale(axes, "x")
+    axes.set_xlabel(f"{title_of(result.metric)} of a task (line: mean)")
     axes.set_ylabel("tasks")
     axes.grid(False, axis="x")
-    legend(axes, loc="best")
+    axes.legend(loc="best")
     return drawn
-
-
-def axis_name(metric: Metric) -> str:
-    """What an axis of this metric is called."""
-    return "accuracy" if metric == "accuracy" else "mean squared error"
 
 
 def _flattened(record: Record) -> Record:
@@ -194,24 +181,28 @@ def _draw_series(axes: Axes, name: str, x: np.ndarray, y: np.ndarray) -> None:
     axes.plot(*np.array(smooth).T, color=colour, linewidth=1.7, label=label)
 
 
-def _scale(axes: Axes, series: Sequence[np.ndarray], metric: Metric | None) -> None:
+def _scale(axes: Axes, series: Sequence[np.ndarray], metric: str) -> None:
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
-    if metric == "accuracy":
+    if in_percent(metric):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
     elif values.size and values.min() > 0 and values.max() > 8 * values.min():
         log_scale(axes, "y")
 
 
-def _bins(metric: Metric, values: np.ndarray) -> list[float]:
+def _bins(result: EvaluationResult, values: np.ndarray) -> list[float]:
+    """Edges: one bar per level of an accuracy, even in the logarithm for errors, even otherwise."""
     values = values[np.isfinite(values)]
-    if metric == "mse":
-        low, high = max(float(values.min()), 1e-12), max(float(values.max()), 1e-11)
+    low, high = float(values.min()), float(values.max())
+    if in_percent(result.metric):
+        levels = np.unique(np.round(values, 9))
+        gap = float(np.diff(levels).min()) if levels.size > 1 else 0.05
+        # An accuracy over n queries is a multiple of 1/n: bars between would be empty.
+        width = gap * max(1, math.ceil((1 / 30) / gap))
+        count = math.ceil((1.0 - float(levels.min())) / width - 1e-6) + 1
+        return [1.0 + width / 2 - width * i for i in range(count, -1, -1)]
+    if not result.larger_is_better and low >= 0:
+        low, high = max(low, 1e-12), max(high, 1e-11)
         return [float(edge) for edge in np.geomspace(low, high * 1.001, 31)]
-    levels = np.unique(np.round(values, 9))
-    gap = float(np.diff(levels).min()) if levels.size > 1 else 0.05
-    # An accuracy over n queries is a multiple of 1/n: bars between those values would be empty.
-    width = gap * max(1, math.ceil((1 / 30) / gap))
-    count = math.ceil((1.0 - float(levels.min())) / width - 1e-6) + 1
-    return [1.0 + width / 2 - width * i for i in range(count, -1, -1)]
+    return [float(edge) for edge in np.linspace(low, high if high > low else low + 1, 31)]

@@ -12,13 +12,14 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ...core.types import Batch, Task
-from .style import BLUE, INK, MUTED, VERMILION, figure, heading
+from .style import BLUE, INK, MUTED, VERMILION, figure, styled
 
 MOST_CLASSES, MOST_SHOTS, MOST_QUERIES = 10, 5, 8
 PITCH = 1.16  # distance of image centres, in images
 TAG, GAP = 0.75, 0.45  # room for the class letter; between support and queries
 
 
+@styled
 def episodes(tasks: Task, outputs: Tensor, *, across: int = 2) -> Figure:
     """One block per task, `across` blocks in a row: a row per class, its support, its queries.
 
@@ -36,7 +37,8 @@ def episodes(tasks: Task, outputs: Tensor, *, across: int = 2) -> Figure:
     down = -(-count // across)
     shots, queries = (_most_per_class(part) for part in tasks)
     shots, queries = min(shots, MOST_SHOTS), min(queries, MOST_QUERIES)
-    classes = min(outputs.shape[2], MOST_CLASSES)
+    present = int(max(part.y.max() for part in tasks)) + 1
+    classes = min(present, MOST_CLASSES)
     width, height = TAG + (shots + queries) * PITCH + GAP, classes * PITCH + 0.5
     inch = min(0.6, 9.6 / (across * width), 11.0 / (down * height))
     drawn = figure(across * (width * inch + 0.3), down * (height * inch + 0.45))
@@ -46,7 +48,7 @@ def episodes(tasks: Task, outputs: Tensor, *, across: int = 2) -> Figure:
         axes.set_ylim(height, 0)
         axes.set_aspect("equal")
         axes.axis("off")
-        _draw(axes, tasks, t, predicted[t], classes, shots, queries)
+        _draw(axes, tasks, t, predicted[t], present, shots, queries)
     return drawn
 
 
@@ -57,13 +59,14 @@ def letters(count: int) -> list[str]:
 
 
 def _draw(
-    axes: Axes, tasks: Task, t: int, predicted: np.ndarray, classes: int, shots: int, queries: int
+    axes: Axes, tasks: Task, t: int, predicted: np.ndarray, present: int, shots: int, queries: int
 ) -> None:
     support, query = tasks
-    names = letters(int(max(predicted.max(), query.y[t].max(), support.y[t].max())) + 1)
+    # A model with more outputs than the tasks have classes may answer with any of them.
+    names = letters(max(present, int(predicted.max()) + 1))
     y = query.y[t].cpu().numpy()
     show = _display(tasks, t)
-    for k in range(classes):
+    for k in range(min(present, MOST_CLASSES)):
         top = 0.5 + k * PITCH
         axes.text(0.32, top + 0.5, names[k], ha="center", va="center", fontsize=11, color=INK)
         for i, row in enumerate(np.flatnonzero(support.y[t].cpu().numpy() == k)[:shots]):
@@ -82,8 +85,8 @@ def _draw(
                 )  # fmt: skip
     axes.text(TAG, 0.3, "support", fontsize=9, color=MUTED, va="center")
     axes.text(start, 0.3, "queries", fontsize=9, color=MUTED, va="center")
-    cut = f", {classes} of {len(names)} classes shown" if len(names) > classes else ""
-    heading(axes, f"{int((predicted == y).sum())} of {len(y)} right{cut}")
+    cut = f", {MOST_CLASSES} of {present} classes shown" if present > MOST_CLASSES else ""
+    axes.set_title(f"{int((predicted == y).sum())} of {len(y)} right{cut}")
 
 
 def _image(

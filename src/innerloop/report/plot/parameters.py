@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...evaluate.diagnose import LayerChange, Plane
-from .style import BLUE, CYCLE, HALF, INK, MUTED, figure, panel, plain
+from .style import BLUE, CYCLE, HALF, INK, MUTED, figure, styled
 
 
+@styled
 def parameter_plane(plane: Plane) -> Figure:
     """theta, the adaptation path of each task, and each task's optimum, projected on a plane.
 
@@ -19,7 +20,7 @@ def parameter_plane(plane: Plane) -> Figure:
     joins the two.
     """
     drawn = figure(HALF, 4.2)
-    axes = panel(drawn)
+    axes = drawn.add_subplot()
     tasks = plane.optima.shape[0]
     for i in range(tasks):
         colour = CYCLE[i % len(CYCLE)]
@@ -49,7 +50,6 @@ def parameter_plane(plane: Plane) -> Figure:
         handles=keys,
         loc="outside lower center",
         ncols=3,
-        frameon=False,
         fontsize=8,
         columnspacing=1,
         handletextpad=0.5,
@@ -71,11 +71,12 @@ def _free_direction(plane: Plane) -> np.ndarray:
     return np.array([np.cos(middle), np.sin(middle)])
 
 
+@styled
 def layer_changes(changes: Sequence[LayerChange]) -> Figure:
     """The relative change of each layer after the last step, as bars in the order of the model."""
     shown = [change for change in changes if np.isfinite(change.change[-1])]
     drawn = figure(HALF, 0.9 + 0.3 * max(len(shown), 1))
-    axes = plain(drawn.add_subplot())
+    axes = drawn.add_subplot()
     values = [float(change.change[-1]) for change in shown]
     axes.barh([change.layer for change in shown], values, color=BLUE, height=0.62)
     for i, value in enumerate(values):

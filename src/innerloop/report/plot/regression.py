@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 
 from ...core.types import Batch, Task, to
 from ...evaluate.run import Evaluable, device_of
-from .style import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, VERMILION, figure, heading, panel
+from .style import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, VERMILION, figure, styled
 
 STEP_COLOURS = (ORANGE, GREEN, BLUE, VERMILION)
 POINTS = 200
 
 
+@styled
 def fitted_curves(
     method: Evaluable,
     tasks: Task,
@@ -41,7 +42,7 @@ def fitted_curves(
     drawn = figure(min(3.1 * count, 9.6), 3.3)
     first: Axes | None = None
     for t in range(count):
-        axes = panel(drawn, 1, count, t + 1, sharey=first)
+        axes = drawn.add_subplot(1, count, t + 1, sharey=first)
         first = first or axes
         _draw_target(axes, tasks.query if truth is None else truth, t, joined=truth is not None)
         axes.plot(
@@ -51,13 +52,13 @@ def fitted_curves(
             name = f"after {step} step" + ("s" if step != 1 else "")
             axes.plot(grid, curves[step, t], color=colour, lw=1.7, label=name)
         axes.plot(*_points(tasks.support, t), "o", color=INK, ms=5, zorder=5, label="support")
-        heading(axes, f"task {t + 1}")
+        axes.set_title(f"task {t + 1}")
         axes.set_xlabel("x")
         if t:
             axes.tick_params(labelleft=False)
     assert first is not None
     handles, labels = first.get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    drawn.legend(handles, labels, loc="outside lower center", ncols=3)
     return drawn
 
 

@@ -1,5 +1,6 @@
 """Tasks over several processes."""
 
-from .ranks import ENVIRONMENT, LostRank, Ranks, joined, launched, restarted, spawn
+from .ranks import ENVIRONMENT, LostRank, Ranks, joined, launched, restarted
+from .workers import spawn
 
 __all__ = ["ENVIRONMENT", "LostRank", "Ranks", "joined", "launched", "restarted", "spawn"]

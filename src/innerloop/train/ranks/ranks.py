@@ -4,36 +4,30 @@ Every rank takes its rows of the same tasks from the same stream, so the meta-gr
 one process to rounding, and all ranks take the same outer step. No wrapper stands around the model:
 such wrappers do not synchronise second-order gradients.
 
-torchrun starts the processes, on any number of machines, or `spawn` does it on this one; both say
-who is who by the same environment variables, and `joined` reads them.
+torchrun starts the processes, on any number of machines, or `workers.spawn` does it on this one;
+both say who is who by the same environment variables, and `joined` reads them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ...core.types import MetaGradient, Params, Task, count, rows
-from ...data.source import Source
+from ...data.source import Source, Tasks
 from .meeting import meet
 
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells every process that it starts; LOCAL_RANK besides."""
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for the others. A process that dies is noticed at once."""
-GRACE = 30.0
-"""Seconds in which workers may end by themselves, and save, when one of them has died."""
 
 
 class LostRank(ConnectionError):
@@ -102,10 +96,10 @@ class Ranks:
         self.enough(n)
         return rows(tasks, slice(*self.bounds(n)))
 
-    def draw(self, source: Source, generator: torch.Generator, n: int) -> Task:
+    def draw(self, source: Source, generator: torch.Generator, n: int) -> Tasks:
         """This rank's rows of the `n` tasks that `source` draws. Raises ValueError as `own`."""
         if self.size == 1:
-            return source.sample(generator, n)
+            return source.tasks(generator, n)
         self.enough(n)
         return source.rows(generator, n, *self.bounds(n))
 
@@ -229,59 +223,6 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def spawn(workers: int, function: Callable[..., Any], *arguments: Any) -> None:
-    """Run `function(ranks, *arguments)` in `workers` processes of this machine.
-
-    SIGTERM and Ctrl-C are handed on to all of them. If one dies the others are stopped, and an
-    error says so; the run can then be resumed from its last checkpoint.
-    """
-    port = _free_port()
-    context = mp.start_processes(
-        _enter, (workers, port, function, arguments), workers, join=False, start_method="spawn"
-    )
-
-    def hand_on(signum: int, frame: object) -> None:
-        for pid in context.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
-
-    before = {s: signal.signal(s, hand_on) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        while not context.join(grace_period=GRACE):
-            pass
-    except mp.ProcessExitedException as stop:
-        # The workers end with the exit code of the command; a killed one has a negative code.
-        if stop.exit_code > 0:
-            raise SystemExit(stop.exit_code) from None
-        raise ValueError(
-            f"worker {stop.error_index} was killed ({stop.signal_name or stop.exit_code}) and the "
-            "others were stopped; go on from the last checkpoint with --resume"
-        ) from None
-    except mp.ProcessRaisedException as error:
-        line = str(error).strip().splitlines()[-1]
-        raise ValueError(
-            f"worker {error.error_index}: {line.partition(': ')[2] or line}"
-        ) from error
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _enter(
-    rank: int, workers: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
-    # Each worker computes on one core: threads of several workers would wait for each other.
-    torch.set_num_threads(1)
-    # A terminal sends Ctrl-C to a whole session: it would come twice, from there and handed on.
-    if hasattr(os, "setsid"):
-        os.setsid()
-    values = (rank, workers, "127.0.0.1", port)
-    os.environ |= {k: str(v) for k, v in zip(ENVIRONMENT, values, strict=True)}
-    os.environ["LOCAL_RANK"] = str(rank)
-    with joined() as ranks:
-        function(ranks, *arguments)
-
-
 @contextlib.contextmanager
 def _answered() -> Iterator[None]:
     """Failures of the transport, which torch raises as RuntimeError, as LostRank."""
@@ -290,9 +231,3 @@ def _answered() -> Iterator[None]:
     except RuntimeError as error:
         said = (str(error).strip() or repr(error)).splitlines()[0].split(". ")[0]
         raise LostRank(f"another rank was lost or does not answer ({said})") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
