@@ -54,6 +54,7 @@ ARROWS: dict[str, set[str]] = {
         "learn",
         "models",
         "method",
+        "methods",
         "doctor",
     },
     "doctor": {"core", "call", "objective", "estimate", "method"},
