@@ -9,7 +9,6 @@ shows it only. Blocks of `console` are command lines after `$ `.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import inspect
 import io
@@ -19,19 +18,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
-import tyro
 from torch import nn
 
 from innerloop import Method
-from innerloop.cli.commands import COMMANDS
-from innerloop.cli.overrides import divide
+from innerloop.cli.entry import parse
 from innerloop.methods import METHODS
 from innerloop.models import mlp
 from innerloop.recipes import RECIPES, recipe
@@ -150,29 +147,17 @@ def test_commands_exist(page: Path) -> None:
 
 def parses(words: list[str], where: str) -> None:
     """The command exists, its options are known, and its settings fit the recipe it names."""
-    rest, settings = divide(words)
-    asked: list[str] = []
-
-    def dry(name: str, command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def said(**options: object) -> None:
-            asked.append(str(options.get("recipe", "")))
-
-        return said
-
-    table = {name: dry(name, command) for name, command in COMMANDS.items()}
     try:
         with contextlib.redirect_stderr(io.StringIO()) as errors:
-            tyro.extras.subcommand_cli_from_dict(
-                table, args=rest, config=(tyro.conf.FlagCreatePairsOff,)
-            )
-    except SystemExit as stop:
-        raise AssertionError(f"{where}: {errors.getvalue()}") from stop
-    if asked[0] in RECIPES:
-        recipe(asked[0]).override(settings)
+            command, overrides = parse(words)
+    except (SystemExit, ValueError) as stop:
+        raise AssertionError(f"{where}: {errors.getvalue()} {stop}") from stop
+    asked = getattr(command, "recipe", "")
+    if asked in RECIPES:
+        recipe(asked).override(overrides.pairs)
     else:
         # A run's folder, a file of the reader, or a command without a recipe.
-        assert not asked[0] or asked[0].startswith("runs/") or asked[0].endswith(".yaml"), where
+        assert not asked or asked.startswith("runs/") or asked.endswith(".yaml"), where
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -13,8 +13,8 @@ from torch.func import functional_call
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.estimate import Adjoint, FirstOrder, Implicit, Reptile, Unrolled
-from innerloop.learn import GradientLearner, ProtoLearner
-from innerloop.objective import per_task
+from innerloop.learn import GradientLearner, MiniBatches, ProtoLearner
+from innerloop.objective import Proximal, Query, Regulariser, per_task
 from innerloop.scope import Context, Except, Only
 from innerloop.solve import (
     Adam,
@@ -22,7 +22,6 @@ from innerloop.solve import (
     MetaLSTM,
     Momentum,
     PerLayerPerStep,
-    Proximal,
     Sign,
 )
 
@@ -87,7 +86,7 @@ def test_the_gradient_is_that_of_a_plain_loop(layer: nn.Module, chunk: int) -> N
         torch.testing.assert_close(found.grads[f"learner.model.{k}"], v, rtol=1e-10, atol=1e-13)
 
 
-def test_grads_are_keyed_as_named_parameters_frozen_and_unused_ones_included() -> None:
+def test_grads_are_keyed_as_trainable_parameters_unused_ones_included() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -100,22 +99,54 @@ def test_grads_are_keyed_as_named_parameters_frozen_and_unused_ones_included() -
 
     method = methods.meta_sgd(Model().double())
     found = method.meta_gradient(draw(shape=(4,)))
-    named = dict(method.named_parameters())
+    named = {k: p for k, p in method.named_parameters() if p.requires_grad}
     assert list(found.grads) == list(named)
+    assert not any("frozen" in k for k in named)
     assert all(found.grads[k].shape == p.shape for k, p in named.items())
     still = [k for k, g in found.grads.items() if not g.any()]
-    assert still == [k for k in named if "unused" in k or "frozen" in k]
+    assert still == [k for k in named if "unused" in k]
+
+
+def test_a_forward_that_closes_over_the_original_module_is_refused() -> None:
+    """Such a model is computed from weights that nobody adapts: zero meta-gradients, in silence."""
+    model = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)}).double()
+    outside = nn.Linear(4, 3).double()
+    model.forward = lambda x: outside(x)  # type: ignore[method-assign]
+    for chunk in (1, 3):
+        method = Method(GradientLearner(model, GradientDescent(0.1, 1)), Query(), chunk=chunk)
+        with pytest.raises(ValueError, match=r"reaches none of the adapted.*closes over another"):
+            method.meta_gradient(draw(shape=(4,)))
+
+
+def test_an_outer_loss_that_reaches_no_meta_parameter_is_refused() -> None:
+    class Nothing(Query):
+        def losses(self, learner, meta, point, task):
+            found = super().losses(learner, meta, point, task)
+            return found._replace(losses=found.losses.detach())
+
+    for estimator in (Adjoint(), Unrolled(), FirstOrder()):
+        for steps in (1, 2):
+            learner = GradientLearner(conv(), GradientDescent(0.1, steps))
+            with pytest.raises(ValueError, match="outer loss reaches none of the meta-parameters"):
+                Method(learner, Nothing(), estimator).meta_gradient(draw())
 
 
 def test_parameters_without_gradient_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    model = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)}).double()
-    model.forward = lambda x: model["a"](x)  # type: ignore[method-assign]
-    method = Method("m", GradientLearner(model, GradientDescent(0.1, 1)), Adjoint())
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x)
+
+    method = methods.maml(Half().double(), steps=1)
     with caplog.at_level(logging.WARNING, "innerloop"):
-        method.meta_gradient(draw(shape=(4,)))
-        method.meta_gradient(draw(shape=(4,)))
-    # The zero weights of b do reach the loss of no task; they are carried from start to phi.
-    assert sum("b.weight" in r.message for r in caplog.records) <= 1
+        for _ in range(2):
+            method.meta_gradient(draw(shape=(4,)))
+    assert [r.message for r in caplog.records] == [
+        "the meta-gradient does not reach model.b.weight, model.b.bias"
+    ]
 
 
 def test_loss_backward_gives_the_meta_gradient() -> None:
@@ -174,7 +205,7 @@ def test_rates_past_the_trained_steps_repeat_the_last_and_say_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     learner = GradientLearner(conv(), GradientDescent(PerLayerPerStep(0.1), 2))
-    method = Method("lslr", learner, Adjoint())
+    method = Method(learner, Query(), Adjoint(), name="lslr")
     with caplog.at_level(logging.WARNING, "innerloop"):
         method.query_outputs(draw(), 5)
     assert [r.message for r in caplog.records] == [
@@ -186,7 +217,7 @@ def test_scopes_adapt_what_they_say() -> None:
     tasks = draw()
     for scope, moved in ((Only("4.*"), "4."), (Except("4.*"), "0.")):
         learner = GradientLearner(conv(), GradientDescent(0.5, 1), scope)
-        first, last = Method("scope", learner, Adjoint()).trajectory(tasks.support)
+        first, last = Method(learner, Query(), Adjoint(), name="scope").trajectory(tasks.support)
         assert all(k.startswith(moved) for k in last)
         assert any(not torch.equal(first[k], last[k]) for k in last)
 
@@ -203,11 +234,11 @@ def test_a_context_starts_from_zero_and_is_not_learned() -> None:
 
     tasks = draw(shape=(4,))
     learner = GradientLearner(Contextual().double(), GradientDescent(1.0, 2), Context())
-    method = Method("cavia", learner, Adjoint())
+    method = Method(learner, Query(), Adjoint(), name="cavia")
     first, *_, last = method.trajectory(tasks.support)
     assert not first["context"].any() and last["context"].any()
     found = method.meta_gradient(tasks).grads
-    reference = Method("cavia", learner, Unrolled()).meta_gradient(tasks).grads
+    reference = Method(learner, Query(), Unrolled(), name="cavia").meta_gradient(tasks).grads
     assert not found["learner.model.context"].any()
     for k, g in reference.items():
         torch.testing.assert_close(found[k], g, rtol=1e-11, atol=1e-13)
@@ -217,21 +248,20 @@ def test_per_task_losses_regularisers_and_callables() -> None:
     tasks = draw()
     smooth = per_task(
         lambda out, y: F.cross_entropy(out.transpose(1, 2), y, reduction="none").mean(1),
-        "classification",
+        labels="classes",
+        metric="accuracy",
     )
     found = []
     for loss in ("cross_entropy", nn.CrossEntropyLoss(), F.cross_entropy, smooth):
-        learner = GradientLearner(
-            conv(),
-            GradientDescent(0.2, 2),
-            loss=loss,
-            regulariser=lambda w: 0.1 * sum(v.square().sum() for v in w.values()),
-        )
-        assert learner.kind == "classification"
-        found.append(Method("loss", learner, Adjoint()).meta_gradient(tasks))
+        smallness = Regulariser(lambda w: 0.1 * sum(v.square().sum() for v in w.values()))
+        learner = GradientLearner(conv(), GradientDescent(0.2, 2), inner=[loss, smallness])
+        objective = Query(loss)
+        assert objective.loss.labels == "classes" and objective.metric.name == "accuracy"
+        found.append(Method(learner, objective, Adjoint()).meta_gradient(tasks))
     for other in found[1:]:
         for k, g in found[0].grads.items():
             torch.testing.assert_close(other.grads[k], g, rtol=1e-11, atol=1e-13)
+        assert torch.equal(other.stats["accuracy"], found[0].stats["accuracy"])
     plain = methods.maml(conv(), lr=0.2, steps=2).meta_gradient(tasks)
     assert not torch.allclose(plain.loss, found[0].loss)
 
@@ -252,10 +282,15 @@ def test_reptile_keeps_the_mean_of_adams_moments() -> None:
     torch.manual_seed(0)
     first = method.meta_gradient(tasks)
     solver = method.learner.solver  # type: ignore[union-attr]
+    assert int(solver.count) == 0, "a meta-gradient stores nothing"
+    method.commit(first)
     assert int(solver.count) == 3
     torch.manual_seed(0)
     second = method.meta_gradient(tasks)
+    method.commit(second)
     assert int(solver.count) == 6
+    method.loss(tasks)
+    assert int(solver.count) == 9, "loss is a step of a training"
     assert any(not torch.equal(first.grads[k], second.grads[k]) for k in first.grads)
     fresh = methods.reptile(model, lr=1e-2, steps=3, batch_size=2, persistent=False)
     torch.manual_seed(0)
@@ -271,7 +306,8 @@ def test_persistent_moments_do_not_depend_on_the_chunk() -> None:
         method = methods.reptile(conv(), lr=1e-2, steps=3, batch_size=2, chunk=chunk)
         for seed in (0, 1):
             torch.manual_seed(seed)
-            method.meta_gradient(tasks)
+            method.commit(method.meta_gradient(tasks))
+        assert any(v.any() for v in method.buffers())
         kept.append(dict(method.named_buffers()))
     for k, v in kept[0].items():
         torch.testing.assert_close(v, kept[1][k], rtol=1e-10, atol=1e-14)
@@ -302,31 +338,53 @@ def test_task_by_task_stopping_equals_stopping_together() -> None:
 
 REFUSALS = {
     "no penalty": (
-        lambda m: Method("m", GradientLearner(m, GradientDescent(0.1, 1)), Implicit()),
-        r"`Implicit` cannot differentiate `GradientDescent` without a penalty.*Proximal",
+        lambda m: Method(
+            GradientLearner(m, GradientDescent(0.1, 1)), Query(), Implicit(), name="m"
+        ),
+        r"`Implicit` cannot differentiate `GradientLearner`: `GradientDescent` without a penalty.*Proximal",
     ),
     "mini-batches": (
         lambda m: Method(
-            "m",
-            GradientLearner(m, GradientDescent(0.1, 1), penalty=Proximal(1.0), batch_size=2),
+            GradientLearner(
+                m,
+                GradientDescent(0.1, 1),
+                inner=["cross_entropy", Proximal(1.0)],
+                examples=MiniBatches(2),
+            ),
+            Query(),
             Implicit(),
+            name="m",
         ),
         "mini-batched support",
     ),
     "steps of one length": (
         lambda m: Method(
-            "m",
-            GradientLearner(m, Sign(GradientDescent(0.1, 1)), penalty=Proximal(1.0)),
+            GradientLearner(
+                m, Sign(GradientDescent(0.1, 1)), inner=["cross_entropy", Proximal(1.0)]
+            ),
+            Query(),
             Implicit(),
+            name="m",
         ),
         r"`Sign`: its steps have one length.*Use `GradientDescent`",
     ),
     "a learned update": (
-        lambda m: Method("m", GradientLearner(m, MetaLSTM(1), penalty=Proximal(1.0)), Implicit()),
+        lambda m: Method(
+            GradientLearner(m, MetaLSTM(1), inner=["cross_entropy", Proximal(1.0)]),
+            Query(),
+            Implicit(),
+            name="m",
+        ),
         r"`MetaLSTM`: a learned update rests",
     ),
-    "no steps to sweep": (lambda m: Method("m", ProtoLearner(m), Adjoint()), "`Adjoint` needs"),
-    "no steps for reptile": (lambda m: Method("m", ProtoLearner(m), Reptile()), "Use `Unrolled"),
+    "no steps to sweep": (
+        lambda m: Method(ProtoLearner(m), Query(), Adjoint(), name="m"),
+        r"`Adjoint` cannot differentiate `ProtoLearner`.*Use `Unrolled\(\)`",
+    ),
+    "no steps for reptile": (
+        lambda m: Method(ProtoLearner(m), Query(), Reptile(), name="m"),
+        r"`Reptile` cannot.*Use `Unrolled\(\)`",
+    ),
     "negative steps": (lambda m: methods.maml(m, steps=-1), r"steps >= 0, got steps=-1"),
     "fractional steps": (lambda m: methods.maml(m, steps=1.5), "got steps=1.5"),
     "lambda zero": (lambda m: methods.imaml(m, lam=0.0), r"lam > 0"),
@@ -334,7 +392,7 @@ REFUSALS = {
     "rate": (lambda m: methods.maml(m, lr=float("nan")), "finite inner learning rate"),
     "tolerance": (lambda m: methods.imaml(m, tolerance=0.0), "tolerance > 0"),
     "tolerance with mini-batches": (
-        lambda m: GradientLearner(m, Adam(0.1, 2, tolerance=0.1), batch_size=2),
+        lambda m: GradientLearner(m, Adam(0.1, 2, tolerance=0.1), examples=MiniBatches(2)),
         "one inner objective",
     ),
     "chunk": (lambda m: methods.maml(m, chunk=0), "chunk >= 1"),
@@ -362,10 +420,9 @@ def test_refusals_name_the_pieces_and_the_fix(name: str) -> None:
 
 def bad_tasks() -> dict[str, tuple[Task, str]]:
     good = draw()
-    (x, y), query = good
+    (x, y, _), query = good
     return {
         "empty support": (Task(Batch(x[:, :0], y[:, :0]), query), "support set is empty"),
-        "one class": (Task(Batch(x, torch.ones_like(y)), query), "one class only"),
         "way": (
             Task(Batch(x, y + 5), query),
             "labels run from 5 to 7, but the model has 3 outputs",
@@ -376,7 +433,9 @@ def bad_tasks() -> dict[str, tuple[Task, str]]:
         "no task axis": (Task(Batch(x[0, 0, 0, 0], y[0]), query), "leading task axis"),
         "lengths": (Task(Batch(x, y[:, :-1]), query), "disagree in axis 0"),
         "task counts": (Task(Batch(x[:2], y[:2]), query), "support holds 2 tasks and query 3"),
-        "shapes": (Task(Batch(x[..., :-1], y), query), "one example has shape"),
+        "structures": (Task(Batch({"a": x}, y), query), "trees of different structure"),
+        "weights": (Task(Batch(x, y, torch.ones(3, 2)), query), "a weight for each example of"),
+        "frames": (Task(Batch(x, [y]), Batch(query.x, y[:, :-1])), "disagree in axis 0"),
         "nan": (Task(Batch(x / 0, y), query), "NaN or infinite"),
         "not a task": ((x, y), "expected innerloop.Task"),  # type: ignore[dict-item]
     }
@@ -427,23 +486,46 @@ def test_regression_labels_of_another_shape_are_refused() -> None:
 
 def test_adapt_refuses_bad_support() -> None:
     method = methods.maml(conv())
-    x, y = draw(1).support
+    x, y, _ = draw(1).support
     with pytest.raises(ValueError, match="support set is empty"):
         method.adapt(x[0, :0], y[0, :0])
-    with pytest.raises(ValueError, match="one class only"):
-        method.adapt(x[0], torch.zeros_like(y[0]))
     with pytest.raises(ValueError, match="got steps=-2"):
         method.adapt(x[0], y[0], steps=-2)
     with pytest.raises(ValueError, match="expected tensors"):
         method.adapt(x[0].numpy(), y[0])  # type: ignore[arg-type]
 
 
+def test_one_class_is_said_once_and_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    method, (support, query) = methods.maml(conv()), draw()
+    alone = Task(Batch(support.x, torch.ones_like(support.y)), query)
+    with caplog.at_level(logging.WARNING, "innerloop"):
+        for _ in range(2):
+            assert method.meta_gradient(alone).loss.isfinite()
+        method.adapt(support.x[0], torch.ones_like(support.y[0]))
+    assert [r.message for r in caplog.records] == [
+        "the support set of task 0 holds one class only (1): it cannot tell classes apart"
+    ]
+
+
+def test_support_and_query_may_have_examples_of_other_shapes() -> None:
+    """Pooled features: a model that reads images of any size."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES)
+    ).double()
+    (x, y, _), query = draw()
+    found = methods.maml(model, lr=0.2, steps=2).meta_gradient(Task(Batch(x[..., :-1], y), query))
+    expected = by_hand(model, Task(Batch(x[..., :-1], y), query), 0.2, 2)
+    for k, v in expected.items():
+        torch.testing.assert_close(found.grads[f"learner.model.{k}"], v, rtol=1e-10, atol=1e-13)
+
+
 def test_first_order_costs_no_curvature_and_keeps_direct_paths() -> None:
     """With a learned rate, dphi/drate is a direct path and stays; curvature does not."""
     tasks = draw()
     learner = GradientLearner(conv(), GradientDescent(PerLayerPerStep(0.2), 2))
-    first = Method("f", learner, FirstOrder()).meta_gradient(tasks).grads
-    exact = Method("e", learner, Adjoint()).meta_gradient(tasks).grads
+    first = Method(learner, Query(), FirstOrder(), name="f").meta_gradient(tasks).grads
+    exact = Method(learner, Query(), Adjoint(), name="e").meta_gradient(tasks).grads
     rates = [k for k in first if ".rate." in k]
     assert rates and all(first[k].any() for k in rates)
     last = [first[k][1] for k in rates]

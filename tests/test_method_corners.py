@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from innerloop import Batch, Method, Task, methods, scope
-from innerloop.core.contract import Estimator
+from innerloop.core.contract import Cotangents, Estimator, Point, View
+from innerloop.core.types import Params
 from innerloop.estimate import Adjoint, FiniteDifference, Unrolled
 from innerloop.learn import GradientLearner
-from innerloop.solve import Adam, GradientDescent, PerLayer, Proximal
+from innerloop.objective import Proximal, Query, Regulariser
+from innerloop.solve import Adam, GradientDescent, PerLayer, Solver
 
 CLASSES = 3
 
@@ -48,7 +50,9 @@ def test_truncation_does_not_depend_on_which_states_are_kept(steps: int) -> None
 
     def truncated(last: int | None, every: int | None) -> Tensor:
         learner = GradientLearner(net(), GradientDescent(0.4, steps))
-        return gradient(Method("m", learner, Adjoint(last=last, store_every=every)), tasks)
+        return gradient(
+            Method(learner, Query(), Adjoint(last=last, store_every=every), name="m"), tasks
+        )
 
     for last in (None, 0, 1, 3, 5, 10):
         reference = truncated(last, 1)
@@ -56,7 +60,7 @@ def test_truncation_does_not_depend_on_which_states_are_kept(steps: int) -> None
             close(truncated(last, every), reference)
     assert not torch.allclose(truncated(1, None), truncated(0, None), rtol=1e-3)
     learner = GradientLearner(net(), GradientDescent(0.4, steps))
-    close(truncated(None, None), gradient(Method("m", learner, Unrolled()), tasks))
+    close(truncated(None, None), gradient(Method(learner, Query(), Unrolled(), name="m"), tasks))
 
 
 def test_truncation_counts_from_where_a_tolerance_ended_the_loop() -> None:
@@ -64,24 +68,34 @@ def test_truncation_counts_from_where_a_tolerance_ended_the_loop() -> None:
 
     def truncated(last: int | None, every: int | None = None) -> Tensor:
         solver = GradientDescent(0.5, 400, tolerance=0.02)
-        learner = GradientLearner(net(), solver, penalty=Proximal(1.0))
-        return gradient(Method("m", learner, Adjoint(last=last, store_every=every)), tasks)
+        learner = GradientLearner(net(), solver, inner=["cross_entropy", Proximal(1.0)])
+        return gradient(
+            Method(learner, Query(), Adjoint(last=last, store_every=every), name="m"), tasks
+        )
 
     close(truncated(50), truncated(None, 1))
     assert not torch.allclose(truncated(1), truncated(0), rtol=1e-3)
 
 
-class Held(GradientLearner):
-    """Gradient descent within a box: no step of the solver alone."""
+class Held(GradientDescent):
+    """Gradient descent within a box, without a vjp of its own."""
 
-    def step(self, meta, t, phi, grad, losses, state):
-        phi, state = super().step(meta, t, phi, grad, losses, state)
-        return {k: v.clamp(-0.3, 0.3) for k, v in phi.items()}, state
+    def step(self, hyper: Params, point: Point, view: View) -> Point:
+        t, phi, state = super().step(hyper, point, view)
+        return Point(t, {k: v.clamp(-0.3, 0.3) for k, v in phi.items()}, state)
+
+    def pull(self, hyper: Params, point: Point, view: View, lam: Params, mu: Params) -> Cotangents:
+        return Solver.pull(self, hyper, point, view, lam, mu)
+
+    def pull_constant(self, lam: Params, mu: Params) -> None:
+        return None
 
 
-def test_a_learner_may_step_as_it_likes() -> None:
+def test_a_solver_may_step_as_it_likes() -> None:
     def found(estimator: Estimator) -> Tensor:
-        return gradient(Method("m", Held(net(), GradientDescent(0.5, 3)), estimator), draw())
+        return gradient(
+            Method(GradientLearner(net(), Held(0.5, 3)), Query(), estimator, name="m"), draw()
+        )
 
     close(found(Adjoint()), found(Unrolled()))
 
@@ -124,10 +138,12 @@ def test_a_detached_model_is_refused_and_an_unused_parameter_named(
 
 def test_a_regulariser_that_is_no_scalar_is_refused() -> None:
     learner = GradientLearner(
-        net(), GradientDescent(0.1, 1), regulariser=lambda w: w["0.bias"].square()
+        net(),
+        GradientDescent(0.1, 1),
+        inner=["cross_entropy", Regulariser(lambda w: w["0.bias"].square())],
     )
     with pytest.raises(ValueError, match=r"regulariser gave shape \(4,\)"):
-        Method("m", learner, Adjoint()).meta_gradient(draw())
+        Method(learner, Query(), Adjoint(), name="m").meta_gradient(draw())
 
 
 class Sequence(nn.Module):
@@ -251,9 +267,11 @@ def test_parameters_without_axes_and_with_awkward_names() -> None:
 
     def found(estimator: Estimator) -> Tensor:
         learner = GradientLearner(
-            model, GradientDescent(PerLayer(0.2), 3, tolerance=1e-6), penalty=Proximal(0.1)
+            model,
+            GradientDescent(PerLayer(0.2), 3, tolerance=1e-6),
+            inner=["cross_entropy", Proximal(0.1)],
         )
-        return gradient(Method("m", learner, estimator), tasks)
+        return gradient(Method(learner, Query(), estimator, name="m"), tasks)
 
     close(found(Adjoint()), found(Unrolled()))
     torch.testing.assert_close(
@@ -288,10 +306,13 @@ def test_methods_can_be_pickled_and_copied(loss: object) -> None:
         assert torch.equal(gradient(other, tasks), gradient(method, tasks))
 
 
-def test_persistent_moments_belong_to_reptile() -> None:
+def test_persistent_moments_are_handed_back_by_every_estimator_of_steps() -> None:
     learner = GradientLearner(net(), Adam(0.01, 2, persistent=True))
-    with pytest.raises(ValueError, match=r"`Adjoint` does not hand back the solver's state"):
-        Method("m", learner, Adjoint())
+    swept = Method(learner, Query(), Adjoint(store_every=2)).meta_gradient(draw())
+    unrolled = Method(learner, Query(), Unrolled()).meta_gradient(draw())
+    assert set(swept.memory) == {f"{m}.{k}" for m in "mv" for k in learner.names}
+    for k, v in unrolled.memory.items():
+        close(swept.memory[k], v)
     with pytest.raises(ValueError, match="persistent=False or tolerance=None"):
         Adam(0.01, 2, persistent=True, tolerance=0.1)
 

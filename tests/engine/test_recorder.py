@@ -16,6 +16,7 @@ from innerloop.engine.tape import Tape
 from innerloop.estimate import Adjoint, FiniteDifference, FirstOrder, ForwardOverReverse, Unrolled
 from innerloop.learn import GradientLearner
 from innerloop.models import Conv4
+from innerloop.objective import Fit, Query, Situation
 from innerloop.scope import Only
 from innerloop.solve import GradientDescent, PerLayerPerStep
 
@@ -249,18 +250,22 @@ def test_other_shapes_and_modes_are_recorded_anew() -> None:
 
 
 def test_an_inner_loss_may_depend_on_the_step() -> None:
-    class Tempered(GradientLearner):
+    class Tempered(Fit):
         def __init__(self) -> None:
-            super().__init__(perceptron(), GradientDescent(0.5, 9))
+            super().__init__()
             self.register_buffer("factors", torch.ones(9, dtype=torch.float64))
 
-        def inner_losses(self, meta: Params, t: int, phi: Params, support: Batch) -> Tensor:
-            return self.factors[t] * super().inner_losses(meta, t, phi, support)
+        def losses(self, hyper: Params, at: Situation) -> Tensor:
+            return self.factors[at.t] * super().losses(hyper, at)
 
-    eager, traced = (Method("tempered", Tempered(), Adjoint()) for _ in range(2))
+    def make() -> Method:
+        learner = GradientLearner(perceptron(), GradientDescent(0.5, 9), inner=Tempered())
+        return Method(learner, Query(), Adjoint())
+
+    eager, traced = make(), make()
     same(traced.use("traced"), eager, draw(3))  # recorded while all steps are alike
     for method in (eager, traced):
-        method.learner.factors.copy_(torch.linspace(1.0, 0.0, 9))
+        method.learner.inner[0].factors.copy_(torch.linspace(1.0, 0.0, 9))
     same(traced, eager, draw(3))
 
 
@@ -312,7 +317,7 @@ def test_what_cannot_be_recorded_says_why() -> None:
         with pytest.raises(ValueError, match=word):
             method.use("traced")
         method.meta_gradient(draw(3))  # it still runs as it did
-    with pytest.raises(ValueError, match="unknown engine 'fast'; use one of eager, traced"):
+    with pytest.raises(ValueError, match='unknown engine \'fast\'; use one of "eager", "traced"'):
         methods.maml(perceptron()).use("fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown precision"):
         methods.maml(perceptron()).use(precision="half")  # type: ignore[arg-type]

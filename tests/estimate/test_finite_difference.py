@@ -8,6 +8,7 @@ from torch import nn
 from innerloop import Batch, Method, Task
 from innerloop.estimate import Adjoint, FiniteDifference
 from innerloop.learn import GradientLearner
+from innerloop.objective import Query
 from innerloop.solve import GradientDescent
 
 
@@ -18,7 +19,7 @@ def gradient(estimator: Adjoint) -> torch.Tensor:
     y = torch.arange(6).remainder(3).expand(2, 6)
     tasks = Task(Batch(x, y), Batch(x + 0.1, y))
     learner = GradientLearner(model, GradientDescent(0.3, 2))
-    found = Method("fd", learner, estimator).meta_gradient(tasks)
+    found = Method(learner, Query(), estimator, name="fd").meta_gradient(tasks)
     return torch.cat([g.flatten() for g in found.grads.values()])
 
 
@@ -46,7 +47,7 @@ def test_a_task_with_a_zero_direction_has_a_zero_product() -> None:
     model = nn.Linear(2, 1).double()
     x = torch.randn(2, 3, 2, dtype=torch.float64)
     y = model(x).detach()
-    learner = GradientLearner(model, GradientDescent(0.1, 2), loss="mse")
-    method = Method("zero", learner, Adjoint(FiniteDifference()))
+    learner = GradientLearner(model, GradientDescent(0.1, 2), inner="mse")
+    method = Method(learner, Query("mse"), Adjoint(FiniteDifference()), name="zero")
     found = method.meta_gradient(Task(Batch(x, y), Batch(x, y)))
     assert all(torch.equal(g, torch.zeros_like(g)) for g in found.grads.values())

@@ -20,7 +20,8 @@ from innerloop.estimate import (
     Unrolled,
 )
 from innerloop.learn import GradientLearner
-from innerloop.solve import GradientDescent, Proximal
+from innerloop.objective import Proximal, Query
+from innerloop.solve import GradientDescent
 
 TASKS, N, D, LR = 3, 6, 4, 0.1
 
@@ -36,7 +37,7 @@ class Quadratic:
             Batch(draw(TASKS, N, D), draw(TASKS, N, 1)), Batch(draw(TASKS, N, D), draw(TASKS, N, 1))
         )
         self.w = self.model.weight.detach().squeeze(0)
-        x, y = self.tasks.support
+        x, y, _ = self.tasks.support
         self.hessian = 2 * x.transpose(1, 2) @ x / N
         self.pull = (2 * x.transpose(1, 2) @ y / N).squeeze(-1)
 
@@ -49,15 +50,13 @@ class Quadratic:
         return w
 
     def query_gradient(self, w: Tensor) -> Tensor:
-        x, y = self.tasks.query
+        x, y, _ = self.tasks.query
         return (2 * x.transpose(1, 2) @ (x @ w.unsqueeze(-1) - y) / N).squeeze(-1)
 
     def gradient(self, estimator: object, steps: int, lam: float | None = None) -> MetaGradient:
-        penalty = None if lam is None else Proximal(lam)
-        learner = GradientLearner(
-            self.model, GradientDescent(LR, steps), loss="mse", penalty=penalty
-        )
-        return Method("quadratic", learner, estimator).meta_gradient(self.tasks)  # type: ignore[arg-type]
+        inner = ["mse"] if lam is None else ["mse", Proximal(lam)]
+        learner = GradientLearner(self.model, GradientDescent(LR, steps), inner=inner)
+        return Method(learner, Query("mse"), estimator, name="quadratic").meta_gradient(self.tasks)  # type: ignore[arg-type]
 
     def found(self, estimator: object, steps: int, lam: float | None = None) -> Tensor:
         return self.gradient(estimator, steps, lam).grads["learner.model.weight"].squeeze(0)
@@ -136,9 +135,9 @@ def test_neumann_equals_its_partial_sum(quadratic: Quadratic) -> None:
 def test_the_proximal_limits(quadratic: Quadratic) -> None:
     """lam -> infinity keeps phi at its start, and the implicit gradient becomes the plain one."""
     learner = GradientLearner(
-        quadratic.model, GradientDescent(1e-9, 50), loss="mse", penalty=Proximal(1e8)
+        quadratic.model, GradientDescent(1e-9, 50), inner=["mse", Proximal(1e8)]
     )
-    method = Method("stiff", learner, Implicit(ConjugateGradient(D)))
+    method = Method(learner, Query("mse"), Implicit(ConjugateGradient(D)), name="stiff")
     found = method.meta_gradient(quadratic.tasks).grads["learner.model.weight"].squeeze(0)
     plain = quadratic.query_gradient(quadratic.w.expand(TASKS, D)).mean(0)
     torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-7)
@@ -150,10 +149,10 @@ def test_the_learned_penalty_has_its_exact_gradient(quadratic: Quadratic) -> Non
     def method(lam: float) -> Method:
         penalty = Proximal(lam, learned=True)
         solver = GradientDescent(LR, 500)
-        learner = GradientLearner(quadratic.model, solver, loss="mse", penalty=penalty)
-        return Method("learned", learner, Implicit(ConjugateGradient(D)))
+        learner = GradientLearner(quadratic.model, solver, inner=["mse", penalty])
+        return Method(learner, Query("mse"), Implicit(ConjugateGradient(D)), name="learned")
 
-    found = method(0.7).meta_gradient(quadratic.tasks).grads["learner.penalty.lam.log"]
+    found = method(0.7).meta_gradient(quadratic.tasks).grads["learner.inner.1.lam.log"]
     exact = float(found) / 0.7  # dL/d log lam = lam dL/dlam
     ahead, behind = (
         float(method(0.7 + e).meta_gradient(quadratic.tasks).loss) for e in (1e-4, -1e-4)
@@ -166,8 +165,8 @@ def test_a_learned_penalty_stays_positive(quadratic: Quadratic) -> None:
     """A raw lam would have been taken below zero by this outer step."""
     solver = GradientDescent(LR, 50)
     penalty = Proximal(0.1, learned=True)
-    learner = GradientLearner(quadratic.model, solver, loss="mse", penalty=penalty)
-    method = Method("learned", learner, Implicit(ConjugateGradient(D)))
+    learner = GradientLearner(quadratic.model, solver, inner=["mse", penalty])
+    method = Method(learner, Query("mse"), Implicit(ConjugateGradient(D)), name="learned")
     assert penalty.lam.log is not None
     with torch.no_grad():
         penalty.lam.log -= 5.0

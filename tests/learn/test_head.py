@@ -16,6 +16,7 @@ from innerloop import Batch, Method, Task, methods
 from innerloop.estimate import Adjoint, EvolutionStrategies, Unrolled
 from innerloop.heads import SVM, Logistic, Ridge, quadratic
 from innerloop.learn import HeadLearner
+from innerloop.objective import Query
 
 TASKS, N, CLASSES = 3, 6, 3
 
@@ -72,7 +73,13 @@ def test_the_gradient_is_that_of_one_task_after_another(name: str) -> None:
         weight, bias, _ = learner.head.fit(hyper, z[None], one_hot(tasks.support.y[i : i + 1]))
         outputs = q @ weight[0].T + bias[0]
         outputs = outputs if learner.scale is None else learner.scale * outputs
-        total = total + learner.loss(outputs[None], tasks.query.y[i : i + 1]).sum() / TASKS
+        total = (
+            total
+            + method.objective.loss(
+                outputs[None], Batch(outputs[None], tasks.query.y[i : i + 1])
+            ).sum()
+            / TASKS
+        )
     torch.testing.assert_close(found.loss, total.detach())
     expected = torch.autograd.grad(total, list(learner.parameters()))
     for (k, _), g in zip(learner.named_parameters(), expected, strict=True):
@@ -121,13 +128,14 @@ def test_metaoptnets_ridge_is_the_dual_problem_of_the_authors() -> None:
 
 
 def test_label_smoothing_is_the_authors() -> None:
-    learner = methods.metaoptnet(body(), label_smoothing=0.1).learner
+    loss = methods.metaoptnet(body(), label_smoothing=0.1).objective.loss
     outputs = torch.randn(TASKS, N, 5, dtype=torch.float64)
     y = torch.arange(N).expand(TASKS, N) % 5
     smooth = one_hot(y).double() * (1 - 0.1) + (1 - one_hot(y).double()) * 0.1 / 4
     expected = -(smooth * log_softmax(outputs, 2)).sum(2).mean(1)
-    torch.testing.assert_close(learner.loss(outputs, y), expected)
-    torch.testing.assert_close(pickle.loads(pickle.dumps(learner.loss))(outputs, y), expected)
+    batch = Batch(outputs, y)
+    torch.testing.assert_close(loss(outputs, batch), expected)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(loss))(outputs, batch), expected)
 
 
 def test_values_are_fitted_by_ridge() -> None:
@@ -176,8 +184,8 @@ def test_evolution_strategies_take_a_head_too() -> None:
     learner = HeadLearner(body(), Ridge(0.3), scale=1.0)
     estimator = EvolutionStrategies(pairs=200, sigma=1e-3)
     torch.manual_seed(0)
-    rough = Method("es", learner, estimator).meta_gradient(draw()).grads
-    exact = Method("exact", learner, Unrolled()).meta_gradient(draw()).grads
+    rough = Method(learner, Query(), estimator, name="es").meta_gradient(draw()).grads
+    exact = Method(learner, Query(), Unrolled(), name="exact").meta_gradient(draw()).grads
     a, b = (torch.cat([g.flatten() for g in found.values()]) for found in (rough, exact))
     assert torch.cosine_similarity(a, b, dim=0) > 0.8
 
@@ -208,7 +216,11 @@ def test_health_is_in_the_stats(caplog: pytest.LogCaptureFixture) -> None:
         for s in (1, 5)
     )
     assert (five < 0.1 * one).all()
-    assert set(methods.r2d2(body()).meta_gradient(draw()).stats) == {"loss", "accuracy"}
+    assert set(methods.r2d2(body()).meta_gradient(draw()).stats) == {
+        "loss",
+        "query_loss",
+        "accuracy",
+    }
 
 
 def test_a_solve_that_did_not_converge_is_said(
@@ -227,7 +239,7 @@ def test_a_solve_that_did_not_converge_is_said(
 
 
 def bad_tasks() -> dict[str, tuple[Task, str]]:
-    (x, y), query = draw()
+    (x, y, _), query = draw()
     return {
         "a gap": (Task(Batch(x, 2 * y), query), "among 0..4 has no support example"),
         "from one": (Task(Batch(x, y + 1), query), "among 0..3 has no support example"),
@@ -250,8 +262,14 @@ def test_bad_tasks_are_refused(name: str) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
-    "values on an SVM": (lambda m: HeadLearner(m, SVM(), loss="mse"), "`SVM` separates classes"),
-    "values on logistic": (lambda m: HeadLearner(m, Logistic(), loss="l1"), r"use `Ridge\(\)`"),
+    "values on an SVM": (
+        lambda m: HeadLearner(m, SVM(), targets="values"),
+        "`SVM` separates classes",
+    ),
+    "values on logistic": (
+        lambda m: HeadLearner(m, Logistic(), targets="values"),
+        r"use `Ridge\(\)`",
+    ),
     "scale": (lambda m: methods.r2d2(m, scale=-1.0), "finite scale > 0"),
     "scale zero": (lambda m: methods.r2d2(m, scale=0.0), "finite scale > 0"),
     "lam": (lambda m: methods.lrd2(m, lam=0.0), "finite lam > 0"),
@@ -260,7 +278,14 @@ REFUSALS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
     "head": (lambda m: methods.metaoptnet(m, head="svc"), "expected head="),
     "smoothing": (lambda m: methods.metaoptnet(m, label_smoothing=1.0), r"in \[0, 1\)"),
     "policy": (lambda m: methods.r2d2(m, norm="eval"), "unknown normalisation policy"),
-    "estimator": (lambda m: Method("m", HeadLearner(m, Ridge()), Adjoint()), r"Use `Unrolled\(\)`"),
+    "estimator": (
+        lambda m: Method(HeadLearner(m, Ridge()), Query(), Adjoint(), name="m"),
+        r"Use `Unrolled\(\)`",
+    ),
+    "a loss of which nothing is known": (
+        lambda m: methods.r2d2(m, loss=lambda out, y: (out - y).square().mean()),
+        r'as_loss\(loss, labels="classes"\)',
+    ),
 }
 
 

@@ -14,8 +14,8 @@ import innerloop
 from innerloop import Batch, Task
 from innerloop.estimate import Adjoint, Unrolled
 from innerloop.learn import GradientLearner, ProtoLearner
-from innerloop.methods.concepts import ConceptMethod
 from innerloop.models import Network
+from innerloop.objective import Discriminator, Query
 from innerloop.scope import Only
 from innerloop.solve import GradientDescent
 
@@ -45,9 +45,16 @@ def labelled():
     return Batch(torch.randn(10, 2, dtype=torch.float64), torch.arange(10).remainder(5))
 
 
+def beside(built, extra):
+    """The objective's loss beside the tasks, in a graph that ends at the parameters."""
+    meta = dict(built.learner.named_parameters())
+    meta |= {f"objective.{k}": p for k, p in built.objective.named_parameters()}
+    return built.objective.beside(built.learner, meta, extra)[0]
+
+
 def by_hand(built, task, extra, steps):
     """J and its gradient: Meta-SGD on the head for each task in turn, then the discriminator."""
-    model, critic = built.learner.model, built.discriminator
+    model, critic = built.learner.model, built.objective.discriminator
     params = {k: p for k, p in built.named_parameters()}
     rates = {
         k: params[f"learner.solver.rate.values.{k.replace('.', '/')}"]
@@ -57,7 +64,7 @@ def by_hand(built, task, extra, steps):
     total = 0.0
     count = len(task.support.x)
     for i in range(count):
-        sx, sy, qx, qy = (t[i] for b in task for t in b)
+        sx, sy, qx, qy = (t[i] for b in task for t in b[:2])
         weights = dict(model.named_parameters())
         head = {k: weights[k] for k in rates}
         for _ in range(steps):
@@ -82,11 +89,12 @@ def test_value_and_gradient_are_those_of_the_joint_objective(norm, steps):
         torch.testing.assert_close(found.grads[k], e, rtol=1e-9, atol=1e-12, msg=k)
 
 
-def test_a_loop_of_ones_own_gets_the_same_gradient_in_both_ways():
+def test_a_loop_of_ones_own_gets_the_same_gradient_in_all_ways():
     built = innerloop.methods.deml(network(True), discriminator(), lam=LAM, lr=LR)
     expected = built.meta_gradient(tasks(), labelled=labelled())
     calls = (
-        lambda: built.loss(tasks()) + built.auxiliary(labelled()),
+        lambda: built.loss(tasks()) + beside(built, labelled()),
+        lambda: built.loss(tasks(), labelled=labelled()),
         lambda: built(tasks(), labelled()),
     )
     for call in calls:
@@ -101,7 +109,7 @@ def test_a_loop_of_ones_own_gets_the_same_gradient_in_both_ways():
 def test_without_labelled_examples_it_is_meta_sgd_on_the_head():
     built = innerloop.methods.deml(network(), discriminator(), lr=LR)
     found = built.meta_gradient(tasks())
-    assert not found.grads["discriminator.weight"].any()
+    assert not found.grads["objective.discriminator.weight"].any()
     assert found.grads["learner.model.body.0.weight"].any(), "G learns through the tasks"
     assert set(built.trajectory(tasks().support)[-1]) == {"head.weight", "head.bias"}
 
@@ -117,7 +125,7 @@ def test_the_generator_is_stored_once_and_buffers_stay():
         "learner.model.body.1.num_batches_tracked",
     }
     before = {k: v.clone() for k, v in model.named_buffers()}
-    built.auxiliary(labelled()).backward()
+    beside(built, labelled()).backward()
     assert all(torch.equal(v, before[k]) for k, v in model.named_buffers())
 
 
@@ -126,19 +134,19 @@ def test_running_averages_are_used_where_the_policy_says_so():
     model.body[1].running_mean.fill_(0.3)
     built = innerloop.methods.deml(model, discriminator(), lam=LAM, norm="running")
     model.eval()
-    expected = cross_entropy(built.discriminator(model.body(labelled().x)), labelled().y)
-    torch.testing.assert_close(built.auxiliary(labelled()), LAM * expected)
+    expected = cross_entropy(built.objective.discriminator(model.body(labelled().x)), labelled().y)
+    torch.testing.assert_close(beside(built, labelled()), LAM * expected)
 
 
 def test_a_copy_is_on_its_own():
     built = innerloop.methods.deml(network(), discriminator(), lam=LAM)
     twin = copy.deepcopy(built)
-    before = float(twin.auxiliary(labelled()).detach())
+    before = float(beside(twin, labelled()).detach())
     with torch.no_grad():
         for p in built.parameters():
             p.mul_(0.5)
-    assert float(twin.auxiliary(labelled()).detach()) == before
-    assert float(built.auxiliary(labelled()).detach()) != before
+    assert float(beside(twin, labelled()).detach()) == before
+    assert float(beside(built, labelled()).detach()) != before
 
 
 def test_it_learns_to_tell_the_classes_apart():
@@ -146,7 +154,7 @@ def test_it_learns_to_tell_the_classes_apart():
     optimizer = torch.optim.Adam(built.parameters(), lr=0.03)
     for _ in range(100):
         optimizer.zero_grad()
-        built.loss(tasks(), labelled()).backward()
+        built.loss(tasks(), labelled=labelled()).backward()
         optimizer.step()
     found = built.meta_gradient(tasks(), labelled=labelled())
     assert float(found.stats["auxiliary_accuracy"][0]) >= 0.8, "chance is 0.2"
@@ -162,11 +170,13 @@ LEARNERS = {
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_other_learners_share_their_generator(kind):
     make, estimator = LEARNERS[kind]
-    plain = innerloop.Method(kind, make(network()), estimator())
-    joint = ConceptMethod(kind, make(network()), estimator(), discriminator(), lam=LAM)
+    plain = innerloop.Method(make(network()), Query(), estimator(), name=kind)
+    learner = make(network())
+    objective = Discriminator(Query(), discriminator(), learner.model, lam=LAM)
+    joint = innerloop.Method(learner, objective, estimator(), name=kind)
     expected = plain.meta_gradient(tasks()).grads
     found = joint.meta_gradient(tasks(), labelled=labelled()).grads
-    body, critic = joint.learner.model.body, joint.discriminator
+    body, critic = joint.learner.model.body, joint.objective.discriminator
     loss = LAM * cross_entropy(critic(body(labelled().x)), labelled().y)
     extra = torch.autograd.grad(loss, list(body.parameters()))
     for (k, _), e in zip(body.named_parameters(), extra, strict=True):
@@ -183,34 +193,49 @@ def test_the_adapted_module_has_no_discriminator():
     assert "discriminator" in built.describe()["loss"]
 
 
+def built():
+    return innerloop.methods.deml(network(), discriminator())
+
+
 @pytest.mark.parametrize(
     ("call", "word"),
     [
         (lambda: innerloop.methods.deml(network(), discriminator(), generator="neck"), "neck"),
         (lambda: innerloop.methods.deml(network(), discriminator(), lam=-1.0), "lam >= 0"),
         (
-            lambda: ConceptMethod(
-                "x", ProtoLearner(network()), Unrolled(), discriminator(), generator="body.1"
-            ),
+            lambda: Discriminator(Query(), discriminator(), network(), generator="body.1"),
             r"body\.1.*its parts are body, body\.0",
         ),
         (
-            lambda: innerloop.methods.deml(network(), discriminator()).auxiliary(
-                Batch(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0, 5]))
+            lambda: built().meta_gradient(
+                tasks(),
+                labelled=Batch(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0, 5])),
             ),
             "labels run from 0 to 5",
         ),
         (
-            lambda: innerloop.methods.deml(network(), discriminator()).auxiliary(
-                Batch(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0]))
+            lambda: built().meta_gradient(
+                tasks(), labelled=Batch(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0]))
             ),
             "labelled examples",
         ),
         (
-            lambda: innerloop.methods.deml(network(), discriminator()).auxiliary(
-                Batch(torch.zeros(2, 2), torch.tensor([0, 1]))
+            lambda: built().meta_gradient(
+                tasks(), labelled=Batch(torch.zeros(2, 2), torch.tensor([0, 1]))
             ),
             "float32",
+        ),
+        (
+            lambda: innerloop.methods.maml(network()).meta_gradient(tasks(), labelled=labelled()),
+            r"`Query` has no use for labelled examples.*`Discriminator\(...\)`",
+        ),
+        (
+            lambda: innerloop.Method(
+                ProtoLearner(network()),
+                Discriminator(Query(), discriminator(), network(True)),
+                Unrolled(),
+            ),
+            "`Discriminator` was made for another model than `ProtoLearner`",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from innerloop import Batch, Method, Task
 from innerloop.estimate import Adjoint
 from innerloop.learn import GradientLearner
 from innerloop.models import Contextual, Conv4, FiLM, bias_transformed, headless, mlp
+from innerloop.objective import Query
 from innerloop.scope import Context
 from innerloop.solve import GradientDescent
 
@@ -129,8 +130,8 @@ def test_one_step_moves_the_effective_bias_by_the_formula():
     with torch.no_grad():
         transform.vector.copy_(torch.randn(3))
     x, y = torch.randn(1, 2, dtype=torch.float64), torch.randn(1, 4, dtype=torch.float64)
-    learner = GradientLearner(model, GradientDescent(lr, 1), loss="mse")
-    adapted = Method("bias", learner, Adjoint()).adapt(x, y)
+    learner = GradientLearner(model, GradientDescent(lr, 1), inner="mse")
+    adapted = Method(learner, Query("mse"), Adjoint(), name="bias").adapt(x, y)
     g = (2 / 4 * (model(x) - y)).squeeze(0).detach()
     v, z = transform.mixing.detach(), transform.vector.detach()
     expected = -lr * (1 + z @ z) * g - lr * v @ v.T @ g + lr**2 * (z @ v.T @ g) * g
@@ -153,7 +154,7 @@ def test_film_adapts_to_a_task():
     learner = GradientLearner(Contextual(inner, 10), GradientDescent(1.0, 2), Context())
     x = torch.randn(2, 6, 1, 8, 8)
     y = torch.arange(6).expand(2, 6) % 3
-    found = Method("film", learner, Adjoint(), chunk=2).meta_gradient(
+    found = Method(learner, Query(), Adjoint(), name="film", chunk=2).meta_gradient(
         Task(Batch(x, y), Batch(x, y))
     )
     silent = {k for k, g in found.grads.items() if not g.any()}

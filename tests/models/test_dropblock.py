@@ -128,8 +128,10 @@ def test_a_ramped_layer_follows_the_progress_of_a_method():
     layers = [m for m in model.modules() if isinstance(m, DropBlock)]
     assert [type(layer) for layer in layers] == [RampedDropBlock] * 2
     method = methods.maml(model, lr=0.1, steps=1)
+    batch = Batch(torch.randn(1, 2, 3, 32, 32), torch.tensor([[0, 1]]))
+    tasks = Task(batch, batch)
     for fraction, reached in ((0.0, 0.0), (0.2, 0.4), (0.5, 1.0), (0.9, 1.0), (0.25, 0.5)):
-        method.progress(fraction)
+        method.value(tasks, progress=fraction)
         assert [float(layer.reached) for layer in layers] == pytest.approx([reached] * 2)
     plain = resnet12(2, size=32, widths=(2, 2, 3, 3), block_size=2, features="mean")
     assert not any(isinstance(m, RampedDropBlock) for m in plain.modules())

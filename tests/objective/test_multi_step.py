@@ -22,8 +22,8 @@ from innerloop.estimate import (
     Unrolled,
 )
 from innerloop.learn import GradientLearner
-from innerloop.objective import MultiStep
-from innerloop.solve import GradientDescent, PerLayerPerStep, Proximal
+from innerloop.objective import MultiStep, Proximal, Query
+from innerloop.solve import GradientDescent, PerLayerPerStep
 
 
 def net() -> nn.Module:
@@ -42,10 +42,10 @@ def draw(tasks: int = 3, seed: int = 0) -> Task:
 
 
 def method(estimator=None, *, steps: int = 4, until: float = 0.5, rate=None, chunk="auto"):
-    learner = GradientLearner(
-        net(), GradientDescent(rate or 0.3, steps), multi_step=MultiStep(until=until)
+    learner = GradientLearner(net(), GradientDescent(rate or 0.3, steps))
+    return Method(
+        learner, MultiStep(Query(), until=until), estimator or Adjoint(), name="multi", chunk=chunk
     )
-    return Method("multi", learner, estimator or Adjoint(), chunk=chunk)
 
 
 def by_hand(
@@ -78,23 +78,21 @@ def authors_weights(epoch: int, epochs: int, steps: int) -> list[float]:
 @pytest.mark.parametrize("steps", [2, 5])
 @pytest.mark.parametrize("epoch", range(10))
 def test_weights_are_those_of_the_authors_at_every_epoch(epoch, steps):
-    learner = method(steps=steps, until=0.1).learner
-    learner.multi_step.at_progress(epoch / 100)
+    weights = MultiStep(Query(), until=0.1).weights(steps, epoch / 100)
     expected = torch.tensor(authors_weights(epoch, 10, steps), dtype=torch.float64)
-    torch.testing.assert_close(learner.outer_weights(), expected)
-    assert abs(float(learner.outer_weights().sum()) - 1) < 1e-12
+    torch.testing.assert_close(weights, expected)
+    assert abs(float(weights.sum()) - 1) < 1e-12
 
 
 def test_afterwards_the_last_step_alone_counts():
     tasks, annealed = draw(), method()
-    annealed.progress(0.5)
-    assert annealed.learner.outer_weights() is None
+    assert annealed.objective.weights(4, 0.5) is None
     plain = methods.maml(net(), lr=0.3, steps=4)
-    found, expected = annealed.meta_gradient(tasks), plain.meta_gradient(tasks)
+    found, expected = annealed.meta_gradient(tasks, progress=0.5), plain.meta_gradient(tasks)
     torch.testing.assert_close(found.grads, expected.grads)
     torch.testing.assert_close(found.stats["query_loss"], expected.stats["loss"])
-    annealed.progress(0.2)  # a resumed run may start earlier
-    assert annealed.learner.outer_weights() is not None
+    earlier = annealed.meta_gradient(tasks, progress=0.2)  # a resumed run may start earlier
+    assert not torch.allclose(earlier.loss, expected.loss)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
@@ -110,10 +108,9 @@ def test_afterwards_the_last_step_alone_counts():
 )
 def test_exact_estimators_against_a_plain_loop(estimator, fraction):
     tasks, ours = draw(), method(estimator)
-    ours.progress(fraction)
     early = (1 - fraction / 0.5) / 4
     loss, grads = by_hand(net(), tasks, [early, early, early, 1 - 3 * early], 0.3)
-    found = ours.meta_gradient(tasks)
+    found = ours.meta_gradient(tasks, progress=fraction)
     torch.testing.assert_close(found.loss, loss)
     torch.testing.assert_close(list(found.grads.values()), grads, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found.stats["loss"].mean(), loss)
@@ -125,17 +122,22 @@ def test_first_order_against_a_plain_loop(rate):
     """With a fixed rate the sweep passes lam on unchanged, with a learned one it makes each step"""
     tasks = draw()
     ours = method(FirstOrder(), rate=PerLayerPerStep(0.3) if rate else None)
-    ours.progress(0.1)
     early = (1 - 0.1 / 0.5) / 4
     _, grads = by_hand(net(), tasks, [early, early, early, 1 - 3 * early], 0.3, first_order=True)
-    found = ours.meta_gradient(tasks).grads
+    found = ours.meta_gradient(tasks, progress=0.1).grads
     found = [g for k, g in found.items() if "model" in k]
     torch.testing.assert_close(found, grads, rtol=1e-10, atol=1e-12)
 
 
 def test_central_differences_in_every_meta_parameter():
-    ours = method(rate=PerLayerPerStep(0.3), steps=3)
-    ours.progress(0.2)
+    class Later(MultiStep):
+        """At a fifth of the training, where the weights are not all alike."""
+
+        def weights(self, steps: int, progress: float) -> Tensor | None:
+            return super().weights(steps, 0.2)
+
+    learner = GradientLearner(net(), GradientDescent(PerLayerPerStep(0.3), 3))
+    ours = Method(learner, Later(Query(), until=0.5))
     dense = central_differences(ours, draw())
     torch.testing.assert_close(flat_gradient(ours, draw(), Adjoint()), dense, rtol=1e-6, atol=1e-9)
 
@@ -143,8 +145,8 @@ def test_central_differences_in_every_meta_parameter():
 def test_a_tolerance_that_ends_the_loop_early_leaves_the_weights_to_the_last_point():
     def make(estimator):
         solver = GradientDescent(0.3, 6, tolerance=1e6)  # no task moves at all
-        learner = GradientLearner(net(), solver, multi_step=MultiStep())
-        return Method("still", learner, estimator)
+        learner = GradientLearner(net(), solver)
+        return Method(learner, MultiStep(Query()), estimator, name="still")
 
     tasks = draw()
     swept, unrolled = make(Adjoint()), make(Unrolled())
@@ -162,10 +164,8 @@ def test_a_record_follows_the_weights(chunk):
     traced = copy.deepcopy(eager).use("traced")
     previous = None
     for i, fraction in enumerate((0.0, 0.2, 0.3, 0.4, 0.5, 0.1)):
-        for m in (eager, traced):
-            m.progress(fraction)
         tasks = draw(seed=i % 2)
-        found, expected = traced.meta_gradient(tasks), eager.meta_gradient(tasks)
+        found, expected = (m.meta_gradient(tasks, progress=fraction) for m in (traced, eager))
         torch.testing.assert_close(found.grads, expected.grads, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(found.loss, expected.loss)
         torch.testing.assert_close(found.stats, expected.stats)
@@ -180,9 +180,7 @@ def test_a_record_of_many_steps():
     eager = method(FirstOrder(), steps=9)
     traced = copy.deepcopy(eager).use("traced")
     for fraction in (0.0, 0.3, 0.5):
-        for m in (eager, traced):
-            m.progress(fraction)
-        found, expected = traced.meta_gradient(draw()), eager.meta_gradient(draw())
+        found, expected = (m.meta_gradient(draw(), progress=fraction) for m in (traced, eager))
         torch.testing.assert_close(found.grads, expected.grads, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found.loss, expected.loss)
 
@@ -191,10 +189,12 @@ def test_the_order_of_derivatives_changes_at_its_fraction():
     tasks = draw()
     annealed = methods.maml(net(), lr=0.3, estimator=FirstOrderFirst(until=0.25))
     for fraction, estimator in ((0.0, FirstOrder()), (0.24, FirstOrder()), (0.25, Adjoint())):
-        annealed.progress(fraction)
         plain = methods.maml(net(), lr=0.3, estimator=estimator)
         torch.testing.assert_close(
-            annealed.meta_gradient(tasks).grads, plain.meta_gradient(tasks).grads, rtol=0, atol=0
+            annealed.meta_gradient(tasks, progress=fraction).grads,
+            plain.meta_gradient(tasks).grads,
+            rtol=0,
+            atol=0,
         )
     assert "first order until 25%" in annealed.describe()["estimator"]
 
@@ -202,41 +202,35 @@ def test_the_order_of_derivatives_changes_at_its_fraction():
 def test_what_knows_the_last_loss_only_is_refused():
     for estimator in (Reptile(), EvolutionStrategies(), Implicit()):
         learner = GradientLearner(
-            net(), GradientDescent(0.3, 4), penalty=Proximal(1.0), multi_step=MultiStep()
+            net(), GradientDescent(0.3, 4), inner=["cross_entropy", Proximal(1.0)]
         )
-        with pytest.raises(ValueError, match=r"outer loss at the last inner step only.*Adjoint"):
-            Method("multi", learner, estimator)
-        with pytest.raises(ValueError, match="last inner step only"):
-            Method("multi", learner, FirstOrderFirst(estimator))
+        name = type(estimator).__name__
+        for chosen, progress in ((estimator, 0.0), (FirstOrderFirst(estimator, until=0.01), 0.05)):
+            told = Method(learner, MultiStep(Query()), chosen)
+            with pytest.raises(ValueError, match=rf"`{name}` looks at phi_K only.*Adjoint"):
+                told.meta_gradient(draw(), progress=progress)
 
 
-def test_bad_numbers_and_a_second_learner_are_refused():
-    for make in (MultiStep, FirstOrderFirst):
+def test_bad_numbers_are_refused():
+    for make in (lambda: MultiStep(Query(), until=0.0), lambda: FirstOrderFirst(until=0.0)):
         with pytest.raises(ValueError, match="fraction 0 < until <= 1"):
-            make(until=0.0)
+            make()
     with pytest.raises(ValueError, match=r"floor in \[0, 1\]"):
-        MultiStep(floor=2)
-    with pytest.raises(ValueError, match=r"fraction of the training in \[0, 1\]"):
-        method().progress(1.5)
-    shared = MultiStep()
-    GradientLearner(net(), GradientDescent(0.1, 2), multi_step=shared)
-    with pytest.raises(ValueError, match="give each learner its own"):
-        GradientLearner(net(), GradientDescent(0.1, 3), multi_step=shared)
+        MultiStep(Query(), floor=2)
+    with pytest.raises(ValueError, match=r"fraction 0 <= progress <= 1, got progress=1\.5"):
+        method().meta_gradient(draw(), progress=1.5)
+    with pytest.raises(ValueError, match="expected the objective to change"):
+        MultiStep("cross_entropy")  # type: ignore[arg-type]
 
 
-def test_a_forgotten_call_is_said_once(caplog):
-    tasks = draw()
-    silent = methods.maml(net(), lr=0.3)
-    silent.meta_gradient(tasks)
-    told = method()
-    told.progress(0.0)
-    told.meta_gradient(tasks)
-    assert not caplog.records
-    forgotten = method()
-    for _ in range(2):
-        forgotten.meta_gradient(tasks)
-    assert [r.message for r in caplog.records].count(caplog.records[0].message) == 1
-    assert "method.progress(fraction)" in caplog.text
+def test_one_objective_serves_learners_of_any_number_of_steps():
+    shared, tasks = MultiStep(Query()), draw()
+    for steps in (2, 4):
+        learner = GradientLearner(net(), GradientDescent(0.3, steps))
+        found = Method(learner, shared).meta_gradient(tasks)
+        loss, grads = by_hand(net(), tasks, [1 / steps] * steps, 0.3)
+        torch.testing.assert_close(found.loss, loss)
+        torch.testing.assert_close(list(found.grads.values()), grads, rtol=1e-10, atol=1e-12)
 
 
 def test_one_step_is_plain_maml():

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from innerloop import Batch, Method, Task, methods
 from innerloop.estimate import Adjoint, FirstOrder, FirstOrderFirst, Unrolled
-from innerloop.learn import GradientLearner, PerStepNorm
+from innerloop.learn import GradientLearner
 from innerloop.models import Conv4
+from innerloop.objective import MultiStep, Query
+from innerloop.scope import All, Except, PerStep
 from innerloop.solve import Fixed, GradientDescent, PerLayerPerStep
 
 
@@ -34,11 +36,19 @@ def draw(tasks: int = 3) -> Task:
     return Task(batch(4), batch(6))
 
 
-def lively(learner: PerStepNorm) -> PerStepNorm:
+def per_step(steps: int, norm: str | None = None) -> GradientLearner:
+    return GradientLearner(Net(), GradientDescent(0.3, steps), PerStep(All()), norm=norm)
+
+
+def lively(learner: GradientLearner) -> GradientLearner:
     """Every step has its own values, far from the others."""
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for p in (*learner.later.parameters(), learner.model[1].weight, learner.model[1].bias):
+        for p in (
+            *learner.scope.later.parameters(),
+            learner.model[1].weight,
+            learner.model[1].bias,
+        ):
             p.add_(0.5 * torch.randn(p.shape, generator=g, dtype=torch.float64))
     return learner
 
@@ -50,15 +60,15 @@ def forward(phi: dict[str, Tensor], x: Tensor, gamma: Tensor, beta: Tensor, seen
     return h.tanh() @ phi["3.weight"].T + phi["3.bias"]
 
 
-def by_hand(learner: PerStepNorm, tasks: Task, steps: int, norm: str) -> tuple[Tensor, Tensor]:
+def by_hand(learner: GradientLearner, tasks: Task, steps: int, norm: str) -> tuple[Tensor, Tensor]:
     """Query outputs (S+1, T, n, 2), and the flat meta-gradient of the last losses' mean."""
     params = dict(learner.named_parameters())
 
     def row(t: int) -> tuple[Tensor, Tensor]:
-        t = min(t, learner.steps - 1)
+        t = min(t, learner.solver.steps - 1)
         if t == 0:
             return params["model.1.weight"], params["model.1.bias"]
-        return params["later.1/weight"][t - 1], params["later.1/bias"][t - 1]
+        return params["scope.later.1/weight"][t - 1], params["scope.later.1/bias"][t - 1]
 
     outputs, total = [], 0.0
     for i in range(len(tasks.support.x)):
@@ -80,11 +90,11 @@ def by_hand(learner: PerStepNorm, tasks: Task, steps: int, norm: str) -> tuple[T
 @pytest.mark.parametrize("norm", ["batch", "support"])
 def test_outputs_and_gradient_are_those_of_a_plain_loop(norm):
     tasks = draw()
-    learner = lively(PerStepNorm(Net(), GradientDescent(0.3, 3), norm=norm))
+    learner = lively(per_step(3, norm))
     assert learner.names == ["0.weight", "3.weight", "3.bias"]
     outputs, gradient = by_hand(learner, tasks, 3, norm)
     for estimator in (Unrolled(), Adjoint(), Adjoint(store_every=2)):
-        method = Method("own", learner, estimator)
+        method = Method(learner, Query(), estimator, name="own")
         torch.testing.assert_close(method.query_outputs(tasks), outputs)
         found = torch.cat([g.flatten() for g in method.meta_gradient(tasks).grads.values()])
         torch.testing.assert_close(found, gradient, rtol=1e-9, atol=1e-12)
@@ -95,28 +105,24 @@ def test_outputs_and_gradient_are_those_of_a_plain_loop(norm):
 
 def test_all_steps_start_alike_and_then_it_is_plain_maml():
     tasks = draw()
-    own = PerStepNorm(Net(), GradientDescent(0.3, 3))
-    assert {k: tuple(v.shape) for k, v in own.later.items()} == {
+    own = per_step(3)
+    assert {k: tuple(v.shape) for k, v in own.scope.later.items()} == {
         "1/weight": (2, 4),
         "1/bias": (2, 4),
     }
-    plain = methods.maml(Net(), lr=0.3, steps=3, scope=own_scope())
+    plain = methods.maml(Net(), lr=0.3, steps=3, scope=Except("1.*"))
     torch.testing.assert_close(
-        Method("own", own, Adjoint()).query_outputs(tasks), plain.query_outputs(tasks)
+        Method(own, Query(), Adjoint(), name="own").query_outputs(tasks), plain.query_outputs(tasks)
     )
-
-
-def own_scope():
-    from innerloop.scope import Except
-
-    return Except("1.*")
 
 
 def test_more_steps_than_trained_reuse_the_last_and_say_so(caplog):
     tasks = draw()
-    learner = lively(PerStepNorm(Net(), GradientDescent(0.3, 2)))
+    learner = lively(per_step(2))
     outputs, _ = by_hand(learner, tasks, 4, "batch")
-    torch.testing.assert_close(Method("own", learner, Adjoint()).query_outputs(tasks, 4), outputs)
+    torch.testing.assert_close(
+        Method(learner, Query(), Adjoint(), name="own").query_outputs(tasks, 4), outputs
+    )
     assert [r.message for r in caplog.records] == [
         "inner step 3 was not trained: it reuses the normalisation of step 2"
     ]
@@ -124,14 +130,14 @@ def test_more_steps_than_trained_reuse_the_last_and_say_so(caplog):
 
 @pytest.mark.parametrize("steps", [0, 1])
 def test_few_steps_need_no_other_parameters(steps):
-    learner = PerStepNorm(Net(), GradientDescent(0.3, steps))
-    assert not list(learner.later.parameters())
-    Method("own", learner, Adjoint()).meta_gradient(draw())
+    learner = per_step(steps)
+    assert not list(learner.scope.later.parameters())
+    Method(learner, Query(), Adjoint(), name="own").meta_gradient(draw())
 
 
 def test_a_record_repeats_the_eager_engine():
-    eager = Method("own", lively(PerStepNorm(Net(), GradientDescent(0.3, 3))), Adjoint())
-    traced = Method("own", lively(PerStepNorm(Net(), GradientDescent(0.3, 3))), Adjoint())
+    eager = Method(lively(per_step(3)), Query(), Adjoint(), name="own")
+    traced = Method(lively(per_step(3)), Query(), Adjoint(), name="own")
     traced.use("traced")
     for _ in range(2):
         found, expected = traced.meta_gradient(draw()), eager.meta_gradient(draw())
@@ -150,9 +156,9 @@ def test_every_part_of_maml_plus_plus_can_be_left_out():
         method = methods.maml_plus_plus(Net(), **settings)
         learner = method.learner
         return (
-            learner.multi_step is not None,
+            isinstance(method.objective, MultiStep),
             isinstance(learner.solver.rate, PerLayerPerStep),
-            isinstance(learner, PerStepNorm),
+            isinstance(learner.scope, PerStep),
             isinstance(method.estimator, FirstOrderFirst),
         )
 
@@ -162,7 +168,7 @@ def test_every_part_of_maml_plus_plus_can_be_left_out():
     assert parts(lslr=False) == (True, False, True, False)
     assert parts(per_step_norm=False) == (True, True, False, False)
     for name in ("multi_step_until", "first_order_until"):
-        with pytest.raises(ValueError, match=f"fraction of the training, 0 to 1, got {name}"):
+        with pytest.raises(ValueError, match=f"fraction 0 <= {name} <= 1, got {name}=2"):
             methods.maml_plus_plus(Net(), **{name: 2})
 
 
@@ -187,10 +193,8 @@ def test_the_whole_method_on_a_convolutional_network():
     x = torch.rand(2, 6, 1, 28, 28, generator=g, dtype=torch.float64)
     tasks = Task(*(Batch(v, torch.arange(6).remainder(3).expand(2, 6)) for v in (x, 1 - x)))
     for fraction in (0.0, 0.05, 0.4):
-        method.progress(fraction)
-        found = method.meta_gradient(tasks)
-        first = Method("first", method.learner, FirstOrder())
-        torch.testing.assert_close(found.grads, first.meta_gradient(tasks).grads)
-    method.progress(0.5)
-    exact = Method("exact", method.learner, Unrolled())
-    torch.testing.assert_close(method.meta_gradient(tasks).grads, exact.meta_gradient(tasks).grads)
+        found = method.meta_gradient(tasks, progress=fraction)
+        first = method.replace(estimator=FirstOrder()).meta_gradient(tasks, progress=fraction)
+        torch.testing.assert_close(found.grads, first.grads)
+    exact = Method(method.learner, Query(), Unrolled(), name="exact").meta_gradient(tasks)
+    torch.testing.assert_close(method.meta_gradient(tasks, progress=0.5).grads, exact.grads)

@@ -10,11 +10,12 @@ from innerloop import Batch, Method, Task
 from innerloop.doctor import central_differences
 from innerloop.doctor.gradient import flat_gradient
 from innerloop.estimate import Adjoint, FirstOrder, ForwardOverReverse, Unrolled
-from innerloop.learn import BootstrappedLearner, GradientLearner, PrototypeStart
+from innerloop.learn import GradientLearner, ProtoLearner
 from innerloop.learn.proto import distances
 from innerloop.methods import proto_maml
 from innerloop.models import mlp
-from innerloop.scope import All, Only, Zeroed
+from innerloop.objective import Bootstrapped, Query
+from innerloop.scope import All, Only, Prototypes, Zeroed
 from innerloop.solve import GradientDescent, Momentum, Scalar
 
 
@@ -54,10 +55,11 @@ def test_head_starts_as_the_prototypical_classifier(norm):
         torch.testing.assert_close(found.softmax(1), logits.softmax(1))
 
 
-@pytest.mark.parametrize("scope", [None, Only("head.*")])
+@pytest.mark.parametrize("scope", [All(), Only("head.*")])
 def test_prototype_start_is_differentiated_exactly(scope):
-    learner = PrototypeStart(network(norm="layer"), GradientDescent(Scalar(0.1), 3), scope)
-    method, task = Method("test", learner.double(), Unrolled(), chunk=3), episodes()
+    solver = GradientDescent(Scalar(0.1), 3)
+    learner = GradientLearner(network(norm="layer"), solver, Prototypes(scope))
+    method, task = Method(learner.double(), Query(), Unrolled(), name="test", chunk=3), episodes()
     reference = flat_gradient(method, task, Unrolled())
     dense = central_differences(method, task, step=1e-5)
     torch.testing.assert_close(reference, dense, rtol=1e-6, atol=1e-9)
@@ -84,10 +86,18 @@ def test_prototype_start_takes_any_number_of_classes():
         (lambda: proto_maml(network(), head="top"), "missing"),
         (lambda: proto_maml(network(), head="body"), "Sequential"),
         (
-            lambda: PrototypeStart(network(), GradientDescent(0.1, 1), Only("body.*")),
+            lambda: GradientLearner(network(), GradientDescent(0.1, 1), Prototypes(Only("body.*"))),
             "leaves out head.weight",
         ),
-        (lambda: PrototypeStart(network(), GradientDescent(0.1, 1), loss="mse"), "classes"),
+        (
+            lambda: Method(
+                GradientLearner(
+                    network(1), GradientDescent(0.1, 1), Prototypes(All()), inner="mse"
+                ),
+                Query("mse"),
+            ).meta_gradient(curves()),
+            "class labels",
+        ),
     ],
 )
 def test_prototype_start_refuses(build, word):
@@ -98,11 +108,11 @@ def test_prototype_start_refuses(build, word):
 def test_zeroed_head_makes_the_first_step_of_the_body_vanish():
     scope = Zeroed(All(), "head.*")
     learner = GradientLearner(network(), GradientDescent(0.1, 2), scope)
-    phis = Method("zeroing", learner, Adjoint()).trajectory(episodes().support)
+    phis = Method(learner, Query(), Adjoint(), name="zeroing").trajectory(episodes().support)
     assert not phis[0]["head.weight"].any() and not phis[0]["head.bias"].any()
     assert torch.equal(phis[1]["body.1.weight"], phis[0]["body.1.weight"])
     assert not torch.equal(phis[2]["body.1.weight"], phis[1]["body.1.weight"])
-    grads = Method("zeroing", learner, Adjoint()).meta_gradient(episodes()).grads
+    grads = Method(learner, Query(), Adjoint(), name="zeroing").meta_gradient(episodes()).grads
     assert not grads["learner.model.head.weight"].any()
     assert grads["learner.model.body.1.weight"].any()
 
@@ -129,11 +139,15 @@ def test_one_bootstrapped_step_and_squared_distance_is_maml():
 
     task, rate = curves(), 0.05
     solver = GradientDescent(0.1, 3)
-    maml = Method("maml", GradientLearner(Offset(), solver, loss="mse"), Adjoint())
-    learner = BootstrappedLearner(
-        Offset(), GradientDescent(0.1, 3), extra=1, target_lr=rate, loss="mse"
+    maml = Method(
+        GradientLearner(Offset(), solver, inner="mse"), Query("mse"), Adjoint(), name="maml"
     )
-    found = Method("bootstrapped", learner, Adjoint()).meta_gradient(task).grads
+    learner = GradientLearner(Offset(), GradientDescent(0.1, 3), inner="mse")
+    found = (
+        Method(learner, Bootstrapped("mse", extra=1, target_lr=rate), Adjoint())
+        .meta_gradient(task)
+        .grads
+    )
     expected = maml.meta_gradient(task).grads
     for k, v in expected.items():
         torch.testing.assert_close(found[k], 2 * rate * v)
@@ -145,16 +159,17 @@ def test_bootstrapped_gradient_holds_the_target_constant(kind, extra):
     """Against autograd of the distance to a target that was computed before, by hand."""
     loss, task = ("cross_entropy", episodes()) if kind == "classes" else ("mse", curves())
     model = network(3 if kind == "classes" else 1)
-    learner = BootstrappedLearner(
-        model, GradientDescent(0.1, 2), extra=extra, target_lr=0.2, loss=loss
-    )
-    plain = GradientLearner(model, GradientDescent(0.1, 2 + extra - 1), loss=loss)
+    learner = GradientLearner(model, GradientDescent(0.1, 2), inner=loss)
+    objective, query = Bootstrapped(loss, extra=extra, target_lr=0.2), Query(loss)
+    plain = GradientLearner(model, GradientDescent(0.1, 2 + extra - 1), inner=loss)
     meta = {k: v.detach().requires_grad_() for k, v in plain.named_parameters()}
-    far = {k: v.detach().requires_grad_() for k, v in plain.adapt(meta, task.support).items()}
-    slopes = torch.autograd.grad(plain.outer(meta, far, task).losses.sum(), list(far.values()))
-    target = {k: v.detach() - 0.2 * g for (k, v), g in zip(far.items(), slopes, strict=True)}
-    goal = plain.predict(meta, target, task.query.x, task.support).detach()
-    near = GradientLearner(model, GradientDescent(0.1, 2), loss=loss).adapt(meta, task.support)
+    far = plain.adapt(meta, task.support)
+    phi = {k: v.detach().requires_grad_() for k, v in far.phi.items()}
+    losses = query.losses(plain, meta, far._replace(phi=phi), task).losses
+    slopes = torch.autograd.grad(losses.sum(), list(phi.values()))
+    target = {k: v.detach() - 0.2 * g for (k, v), g in zip(phi.items(), slopes, strict=True)}
+    goal = plain.predict(meta, far._replace(phi=target), task.query.x, task.support).detach()
+    near = learner.adapt(meta, task.support)
     found = plain.predict(meta, near, task.query.x, task.support)
     if kind == "classes":
         distance = nn.functional.kl_div(
@@ -164,22 +179,40 @@ def test_bootstrapped_gradient_holds_the_target_constant(kind, extra):
         distance = (found - goal).square().squeeze(-1)
     expected = torch.autograd.grad(distance.mean(), list(meta.values()))
     for estimator in (Unrolled(), Adjoint()):
-        result = Method("bootstrapped", learner, estimator).meta_gradient(task)
+        result = Method(learner, objective, estimator).meta_gradient(task)
         torch.testing.assert_close(result.loss, distance.mean())
         for k, v in zip(meta, expected, strict=True):
             torch.testing.assert_close(result.grads["learner." + k], v, rtol=1e-9, atol=1e-12)
-    stats = Method("bootstrapped", learner, Unrolled()).meta_gradient(task).stats
-    query = plain.outer(meta, near, task).losses.detach()
-    torch.testing.assert_close(stats["query_loss"], query)
+    stats = Method(learner, objective, Unrolled()).meta_gradient(task).stats
+    expected = query.losses(plain, meta, near, task).losses.detach()
+    torch.testing.assert_close(stats["query_loss"], expected)
 
 
 def test_bootstrapping_goes_on_with_any_solver():
-    learner = BootstrappedLearner(network(), Momentum(0.1, 2), extra=4)
-    grads = Method("bootstrapped", learner, Adjoint()).meta_gradient(episodes()).grads
+    learner = GradientLearner(network(), Momentum(0.1, 2))
+    grads = Method(learner, Bootstrapped(extra=4), Adjoint()).meta_gradient(episodes()).grads
     assert all(g.any() for g in grads.values())
 
 
 @pytest.mark.parametrize(("name", "value"), [("extra", 0), ("target_lr", 0.0)])
 def test_bootstrapping_refuses(name, value):
     with pytest.raises(ValueError, match=name):
-        BootstrappedLearner(network(), GradientDescent(0.1, 1), **{name: value})
+        Bootstrapped(**{name: value})
+
+
+def test_bootstrapping_needs_to_know_how_outputs_are_compared():
+    def loss(outputs, y):
+        return nn.functional.cross_entropy(outputs, y)
+
+    with pytest.raises(ValueError, match=r'say distance="kl".*or distance="squared"'):
+        Bootstrapped(loss)
+    learner, task = GradientLearner(network(), GradientDescent(0.1, 2)), episodes()
+    said = Method(learner, Bootstrapped(loss, distance="kl")).meta_gradient(task)
+    known = Method(learner, Bootstrapped("cross_entropy")).meta_gradient(task)
+    for k, v in known.grads.items():
+        torch.testing.assert_close(said.grads[k], v, rtol=1e-11, atol=1e-13)
+
+
+def test_bootstrapping_needs_steps_to_go_on():
+    with pytest.raises(ValueError, match=r"`Bootstrapped`.*`ProtoLearner` has none"):
+        Method(ProtoLearner(network(None)), Bootstrapped(), Unrolled())

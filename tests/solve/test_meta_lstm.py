@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from innerloop import Batch, Method, Task
+from innerloop.core.contract import Given, Point
 from innerloop.estimate import Adjoint, FirstOrder, Unrolled
 from innerloop.learn import GradientLearner
+from innerloop.objective import Query
 from innerloop.solve import MetaLSTM
 from innerloop.solve.meta_lstm import preprocess
 
@@ -32,7 +34,9 @@ def problem(estimator, steps: int = 3, block: int = 2**16):
     solver = lively(MetaLSTM(steps, hidden=4, block=block))
     x = torch.randn(2, 5, 2, dtype=torch.float64)
     batch = Batch(x, x.prod(-1, keepdim=True))
-    return Method("test", GradientLearner(model, solver, loss="mse"), estimator), Task(batch, batch)
+    return Method(
+        GradientLearner(model, solver, inner="mse"), Query("mse"), estimator, name="test"
+    ), Task(batch, batch)
 
 
 def by_hand(method: Method, task: Task, constant: bool) -> dict[str, Tensor]:
@@ -50,7 +54,7 @@ def by_hand(method: Method, task: Task, constant: bool) -> dict[str, Tensor]:
     }
     sizes = [p.numel() for p in model.parameters()]
     total = 0
-    for x, y in zip(*task.support, strict=True):
+    for x, y in zip(task.support.x, task.support.y, strict=True):
 
         def loss(flat: Tensor, x=x, y=y) -> Tensor:
             parts = zip(model.named_parameters(), flat.split(sizes), strict=True)
@@ -139,7 +143,8 @@ def test_at_first_a_step_is_nearly_gradient_descent():
     solver.bind({"w": torch.Size([7])}, torch.float64)
     phi, g = {"w": torch.randn(2, 7).double()}, {"w": torch.randn(2, 7).double()}
     loss = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    moved, _ = solver.step(dict(solver.named_parameters()), 0, phi, g, loss, solver.init(phi))
+    point = Point(0, phi, solver.init(phi))
+    moved = solver.step(dict(solver.named_parameters()), point, Given(loss, g)).phi
     keep, rate = (solver.gates[f"{k}_bias"].sigmoid() for k in ("forget", "input"))
     expected = keep * phi["w"] - rate * g["w"]
     torch.testing.assert_close(moved["w"], expected, rtol=0, atol=3e-3)

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import Batch, Method, Task, methods
-from innerloop.core.contract import Estimator
+from innerloop.core.contract import Estimator, Optimum, Point, View
 from innerloop.core.streams import generator
+from innerloop.core.types import Params
 from innerloop.data.values.synthetic import LinearGaussian
 from innerloop.doctor import central_differences
 from innerloop.doctor.gradient import flat_gradient
 from innerloop.estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Reptile, Unrolled
 from innerloop.learn import GradientLearner
-from innerloop.solve import DropGrad, GradientDescent, NewtonCG, Proximal, Solver
+from innerloop.objective import Proximal, Query
+from innerloop.solve import DropGrad, GradientDescent, NewtonCG, Solver
 
 D, LAM = 5, 0.3
 
@@ -40,8 +42,8 @@ def network() -> nn.Module:
 
 
 def implicit(model: nn.Module, solver: Solver, lam: float = LAM) -> Method:
-    learner = GradientLearner(model, solver, loss="mse", penalty=Proximal(lam))
-    return Method("m", learner, Implicit(ConjugateGradient(60, tolerance=1e-13)))
+    learner = GradientLearner(model, solver, inner=["mse", Proximal(lam)])
+    return Method(learner, Query("mse"), Implicit(ConjugateGradient(60, tolerance=1e-13)), name="m")
 
 
 def objective(method: Method, support: Batch, steps: int) -> Tensor:
@@ -50,7 +52,9 @@ def objective(method: Method, support: Batch, steps: int) -> Tensor:
     assert isinstance(learner, GradientLearner)
     meta = {k: v.detach() for k, v in learner.named_parameters()}
     phi = method.trajectory(support, steps)[-1]
-    return learner.inner_losses(meta, 0, phi, support)
+    optimum = learner.offer(Optimum)
+    assert isinstance(optimum, Optimum)
+    return optimum.losses(meta, phi, support)
 
 
 def test_one_step_solves_a_quadratic_problem() -> None:
@@ -111,9 +115,10 @@ def test_the_meta_gradient_is_that_of_the_loss() -> None:
 
 def test_chunks_do_not_matter() -> None:
     tasks, model = curved_tasks(), network()
-    learner = GradientLearner(model, NewtonCG(4), loss="mse", penalty=Proximal(LAM))
+    learner = GradientLearner(model, NewtonCG(4), inner=["mse", Proximal(LAM)])
     one, all_ = (
-        Method("m", learner, Implicit(), chunk=chunk).meta_gradient(tasks) for chunk in (1, 3)
+        Method(learner, Query("mse"), Implicit(), name="m", chunk=chunk).meta_gradient(tasks)
+        for chunk in (1, 3)
     )
     for k, v in one.grads.items():
         torch.testing.assert_close(all_.grads[k], v, rtol=1e-9, atol=1e-11)
@@ -123,20 +128,19 @@ def test_a_task_whose_line_search_fails_stays() -> None:
     """An objective that only grows: nothing along the direction is better, and nothing breaks."""
     solver = NewtonCG(1)
     phi = {"w": torch.tensor([[1.0], [1.0]], dtype=torch.float64)}
-    grad = {"w": torch.tensor([[2.0], [2.0]], dtype=torch.float64)}
     start = torch.ones(2, dtype=torch.float64)
 
-    class Uphill:
-        @staticmethod
-        def losses(at: dict[str, Tensor]) -> Tensor:
-            moved = (at["w"] - phi["w"]).abs().squeeze(1)
-            return torch.stack([at["w"][0, 0] ** 2, 1 + moved[1]])
+    class Uphill(View):
+        losses, grad = start, {"w": torch.tensor([[2.0], [2.0]], dtype=torch.float64)}
 
-        @staticmethod
-        def product(v: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"w": 2 * v["w"]}
+        def at(self, phi: Params) -> Tensor:
+            moved = (phi["w"] - start.unsqueeze(1)).abs().squeeze(1)
+            return torch.stack([phi["w"][0, 0] ** 2, 1 + moved[1]])
 
-    after = solver.search({}, 0, phi, grad, start, Uphill)["w"]  # type: ignore[arg-type]
+        def product(self, u: Params, losses: Tensor | None = None) -> tuple[Params, Params]:
+            return {"w": 2 * u["w"]}, {}
+
+    after = solver.step({}, Point(0, phi, {}), Uphill()).phi["w"]
     assert after.flatten().tolist() == [0.0, 1.0]
 
 
@@ -144,21 +148,23 @@ def test_a_task_whose_line_search_fails_stays() -> None:
     "estimator", [Adjoint(), FirstOrder(), Unrolled(), Reptile()], ids=lambda e: type(e).__name__
 )
 def test_an_estimator_that_follows_the_way_is_refused(estimator: Estimator) -> None:
-    learner = GradientLearner(network(), NewtonCG(2), loss="mse", penalty=Proximal(LAM))
+    learner = GradientLearner(network(), NewtonCG(2), inner=["mse", Proximal(LAM)])
     with pytest.raises(
-        ValueError, match=r"a step that searches \(`NewtonCG`\) is none. Use `Implicit\(\)`"
+        ValueError, match=r"a step that searches \(`NewtonCG`\) is none along.*Use `Implicit\(\)`"
     ):
-        Method("m", learner, estimator)
+        Method(learner, Query("mse"), estimator, name="m")
 
 
 REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "no penalty": (
-        lambda: Method("m", GradientLearner(network(), NewtonCG(2), loss="mse"), Implicit()),
+        lambda: Method(
+            GradientLearner(network(), NewtonCG(2), inner="mse"), Query("mse"), Implicit(), name="m"
+        ),
         "`NewtonCG` without a penalty",
     ),
     "another gradient": (
-        lambda: implicit(network(), DropGrad(NewtonCG(2))).meta_gradient(curved_tasks()),
-        "use `GradientDescent` there",
+        lambda: DropGrad(NewtonCG(2)),
+        r"`DropGrad` changes the gradient that another.*`NewtonCG`.*or `GradientDescent`",
     ),
     "no products": (lambda: NewtonCG(2, cg_steps=0), "at least one step of the linear solver"),
     "unknown": (

@@ -10,8 +10,10 @@ from torch import nn
 
 from innerloop import Batch, Method, Task
 from innerloop.core import streams
+from innerloop.core.contract import Given, Memory, Point
 from innerloop.estimate import Adjoint, FirstOrder, Unrolled
 from innerloop.learn import GradientLearner
+from innerloop.objective import Query
 from innerloop.solve import (
     Adam,
     DropGrad,
@@ -54,8 +56,8 @@ def one_step(solver, t=0):
     with torch.no_grad():
         for p in solver.parameters():
             p.add_(0.1 * torch.randn(p.shape, dtype=p.dtype))
-    moved, _ = solver.step(values(solver), t, phi, g, torch.zeros(3), solver.init(phi))
-    return phi, g, moved
+    view = Given(torch.zeros(3), g)
+    return phi, g, solver.step(values(solver), Point(t, phi, solver.init(phi)), view).phi
 
 
 def test_sign_step():
@@ -87,10 +89,11 @@ def test_meta_curvature_step_is_the_multi_linear_product():
 def test_meta_curvature_starts_as_the_base_solver():
     phi, g = draws(seed=1), draws(seed=2)
     curved, plain = bound(MetaCurvature(Momentum(0.1, 2))), bound(Momentum(0.1, 2))
-    state = plain.init(phi)
-    found = curved.step(values(curved), 0, phi, g, torch.zeros(3), state)
-    expected = plain.step({}, 0, phi, g, torch.zeros(3), state)
-    for a, b in zip(found, expected, strict=True):
+    start, view = Point(0, phi, plain.init(phi)), Given(torch.zeros(3), g)
+    found = curved.step(values(curved), start, view)
+    expected = plain.step({}, start, view)
+    assert found.t == expected.t == 1
+    for a, b in zip(found[1:], expected[1:], strict=True):
         for k in SHAPES:
             torch.testing.assert_close(a[k], b[k], rtol=0, atol=0)
     sizes = [p.numel() for p in curved.parameters()]
@@ -130,8 +133,8 @@ def regression(solver):
     model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double()
     x = torch.randn(3, 6, 2, dtype=torch.float64)
     batch = Batch(x, x.sum(-1, keepdim=True))
-    learner = GradientLearner(model, solver, loss="mse")
-    return Method("test", learner, Adjoint()), Task(batch, batch)
+    learner = GradientLearner(model, solver, inner="mse")
+    return Method(learner, Query("mse"), Adjoint(), name="test"), Task(batch, batch)
 
 
 def test_nothing_is_dropped_in_evaluation():
@@ -159,7 +162,8 @@ def test_transforms_stack_and_keep_the_base_solvers_learned_rate():
 
 def test_persistent_moments_pass_through():
     solver = bound(Sign(Adam(0.1, 2, persistent=True)))
-    assert solver.persistent
+    assert solver.refuse(Memory) is None
+    assert bound(Sign(Adam(0.1, 2))).refuse(Memory) is not None
     state = {k: torch.ones_like(v[0]) for k, v in solver.init(draws()).items()}
     solver.keep(state)
     assert all((v == 1).all() for v in solver.init(draws()).values())
@@ -175,8 +179,7 @@ def test_first_order_keeps_what_the_factors_contribute():
     """The learned factors see each step's gradient as a constant, also when Adjoint skips work."""
     method, tasks = regression(MetaCurvature(GradientDescent(0.1, 2)))
     found = method.meta_gradient(tasks).grads
-    method.estimator = FirstOrder()
-    first = method.meta_gradient(tasks).grads
+    first = method.replace(estimator=FirstOrder()).meta_gradient(tasks).grads
     names = [k for k in first if "factors" in k]
     assert names and all(first[k].abs().sum() > 0 for k in names)
     assert any(not torch.allclose(first[k], found[k]) for k in names)
@@ -193,8 +196,9 @@ def test_a_solver_that_doubles_the_gradient_doubles_the_rate():
     for estimator in (Adjoint(), Unrolled()):
         doubled, tasks = regression(Doubled(GradientDescent(0.1, 3)))
         faster, _ = regression(GradientDescent(0.2, 3))
-        doubled.estimator = faster.estimator = estimator
-        a, b = doubled.meta_gradient(tasks).grads, faster.meta_gradient(tasks).grads
+        a, b = (
+            m.replace(estimator=estimator).meta_gradient(tasks).grads for m in (doubled, faster)
+        )
         for k in b:
             torch.testing.assert_close(a[k], b[k], rtol=1e-12, atol=1e-14)
 

@@ -144,6 +144,13 @@ class Learner(nn.Module, ABC):
     def offer(self, view: type[V]) -> V | Refusal:
         """This learner seen as a `Path`, `Trajectory`, `Optimum`, `Program`, `Memory`, …"""
         name = type(self).__name__
+        if view is Program:
+            return Refusal(
+                f"`{name}` does not say that its operations are the same for all tasks of a shape",
+                'Use engine="eager"',
+            )
+        if view is Models:
+            return Refusal(f"`{name}` does not hand out its adapted models", "Use `Query(loss)`")
         return Refusal(f"`{name}` adapts at once, not step by step", "Use `Unrolled()`")
 
 

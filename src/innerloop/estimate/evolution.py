@@ -55,6 +55,8 @@ class EvolutionStrategies(Estimator):
                     "every step. Use `Adjoint()`, or `Query(loss)`."
                 )
             moved = {k: v for k, v in meta.items() if v.requires_grad}
+            # A view of a tensor that wants a gradient says that it wants one, even here.
+            meta = trees.detach(meta)
             total = trees.zeros_like(trees.detach(moved))
             for pair in range(self.pairs):
                 noise = self._noise(pair, moved)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from ..call import ModelCall
 from ..core import trees
-from ..core.contract import Learner, Network
+from ..core.contract import Learner, Network, Program, Refusal
 from ..core.types import Params, Tree
+
+V = TypeVar("V")
 
 
 class FeatureLearner(Learner):
@@ -29,6 +32,14 @@ class FeatureLearner(Learner):
 
     def calls(self) -> list[Network]:
         return [self.call]
+
+    def offer(self, view: type[V]) -> V | Refusal:
+        if view is Program:
+            return Refusal(
+                "labels name classes, and the operations depend on their number",
+                'Use engine="eager"',
+            )
+        return super().offer(view)
 
     def describe(self) -> dict[str, str]:
         return {

@@ -171,10 +171,12 @@ class GradientLearner(Learner):
         }
 
     def _refuse(self, view: type) -> Refusal | None:
-        """What stands against this view: first the solver's reason, then this learner's."""
+        """What stands against this view: reasons of scope, solver, and this learner."""
         if view is Memory and self.scope.keeps():
             return None
-        reason = None if view in (Trajectory, Models) else self.solver.refuse(view)
+        reason = self.scope.refuse(view)
+        if reason is None and view not in (Trajectory, Models):
+            reason = self.solver.refuse(view)
         if reason is not None:
             return reason
         if view is Program and self.scope.keeps():

@@ -7,6 +7,7 @@ Ignored labels do not count; weights of examples (T, n) do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,10 +53,13 @@ def mean(values: Tensor, counts: Tensor | None, weight: Tensor | None) -> Tensor
     return (values * share).flatten(1).sum(1) / share.flatten(1).sum(1)
 
 
-def accuracy(ignored: int | None = IGNORED) -> Metric:
-    """The share of examples (or pixels, tokens) whose largest output is the label's."""
+@dataclass(frozen=True)
+class _Hits:
+    """The share of entries whose largest output is the label's."""
 
-    def value(outputs: Tree, batch: Batch) -> Tensor:
+    ignored: int | None
+
+    def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
         scores = prediction(outputs)
         if scores.dim() != batch.y.dim() + 1 or scores[:, :, 0].shape != batch.y.shape:
             raise ValueError(
@@ -65,33 +69,38 @@ def accuracy(ignored: int | None = IGNORED) -> Metric:
             )
         # An output that is not finite is no answer; arg-max alone would give it a class.
         right = (scores.argmax(2) == batch.y) & scores.isfinite().all(2)
-        counts = None if ignored is None else batch.y != ignored
+        counts = None if self.ignored is None else batch.y != self.ignored
         return mean(right.to(scores.dtype), counts, batch.weight)
 
-    return Metric("accuracy", True, value)
+
+@dataclass(frozen=True)
+class _Error:
+    """The mean of a function of the differences between outputs and values."""
+
+    name: str
+    of: Callable[[Tensor], Tensor]
+
+    def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
+        found = prediction(outputs)
+        _same_shape(self.name, found, batch.y)
+        return mean(self.of(found - batch.y.to(found.dtype)), None, batch.weight)
+
+
+def _right_bits(outputs: Tree, batch: Batch) -> Tensor:
+    scores = prediction(outputs)
+    _same_shape("accuracy", scores, batch.y)
+    right = ((scores > 0) == (batch.y > 0.5)) & scores.isfinite()
+    return mean(right.to(scores.dtype), None, batch.weight)
+
+
+def accuracy(ignored: int | None = IGNORED) -> Metric:
+    """The share of examples (or pixels, tokens) whose largest output is the label's."""
+    return Metric("accuracy", True, _Hits(ignored))
 
 
 def bit_accuracy() -> Metric:
     """The share of labels 0 or 1 on whose side of zero the logit lies."""
-
-    def value(outputs: Tree, batch: Batch) -> Tensor:
-        scores = prediction(outputs)
-        _same_shape("accuracy", scores, batch.y)
-        right = (scores > 0) == (batch.y > 0.5)
-        return mean(right.to(scores.dtype), None, batch.weight)
-
-    return Metric("accuracy", True, value)
-
-
-def error(name: str, of: Callable[[Tensor], Tensor]) -> Metric:
-    """The mean of a function of the differences between outputs and values."""
-
-    def value(outputs: Tree, batch: Batch) -> Tensor:
-        found = prediction(outputs)
-        _same_shape(name, found, batch.y)
-        return mean(of(found - batch.y.to(found.dtype)), None, batch.weight)
-
-    return Metric(name, False, value)
+    return Metric("accuracy", True, _right_bits)
 
 
 def _same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
@@ -104,11 +113,13 @@ def _same_shape(name: str, outputs: Tensor, y: Tensor) -> None:
 
 
 def mse() -> Metric:
-    return error("mse", torch.square)
+    """The mean squared error."""
+    return Metric("mse", False, _Error("mse", torch.square))
 
 
 def mae() -> Metric:
-    return error("mae", torch.abs)
+    """The mean absolute error."""
+    return Metric("mae", False, _Error("mae", torch.abs))
 
 
 NAMED: dict[str, Callable[[], Metric]] = {

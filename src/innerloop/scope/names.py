@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from ..core import trees
-from ..core.contract import Point
+from ..core.contract import Point, Refusal
 from ..core.types import Batch, Params, Tree, count
 
 Run = Callable[[Params, set[str], Tree], Tree]
@@ -51,6 +51,10 @@ class Scope(nn.Module, ABC):
     def constant(self) -> bool:
         """Whether all steps use the model alike."""
         return True
+
+    def refuse(self, view: type) -> Refusal | None:
+        """Why a learner with this scope cannot be seen as a `Program`, say; None where it can."""
+        return None
 
     def keeps(self) -> bool:
         """Whether the next tasks start where the last ones ended."""
@@ -135,6 +139,9 @@ class Within(Scope):
 
     def constant(self) -> bool:
         return self.scope.constant()
+
+    def refuse(self, view: type) -> Refusal | None:
+        return self.scope.refuse(view)
 
     def keeps(self) -> bool:
         return self.scope.keeps()

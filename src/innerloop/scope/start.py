@@ -10,6 +10,7 @@ from torch import nn
 
 from ..core import streams, trees
 from ..core.classes import membership
+from ..core.contract import Program, Refusal
 from ..core.types import Batch, Params, count
 from .names import Run, Scope, Within, checked, matched
 
@@ -119,6 +120,14 @@ class Prototypes(Within):
         phi = super().start(params, own, names, support, run)
         means = self._means(params, support, run)
         return phi | {self.weight: 2 * means, self.bias: -means.square().sum(-1)}
+
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Program:
+            return Refusal(
+                "labels name classes, and the head's shape depends on their number",
+                'Use engine="eager"',
+            )
+        return super().refuse(view)
 
     def describe(self) -> str:
         return f"{self.scope.describe()}, the head from prototypes"
