@@ -238,7 +238,7 @@ def methods(modules: list[File]) -> list[str]:
         and node.returns is not None
         and last(node.returns).strip() in ("Method", "ConceptMethod")
         and not node.name.startswith("_")
-        and (module.room != "methods" or node.decorator_list)
+        and ("/" not in module.name or node.decorator_list)
     )
 
 

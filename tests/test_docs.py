@@ -265,7 +265,9 @@ def test_the_worked_example_is_the_whole_diff(tmp_path: Path) -> None:
         "from innerloop.testing import cases, check_case\n"
         "(case,) = [c for c in cases() if c.name.endswith('/ TAML')]\n"
         "print(check_case(case).failures(), *METHODS['taml'].papers)\n"
-        "print('taml' in innerloop.config.METHODS, innerloop.methods.taml.__name__)"
+        "from innerloop.recipes import cite\n"
+        "known = 'taml' in innerloop.config.METHODS, *cite.METHODS['taml']\n"
+        "print(*known, innerloop.methods.taml.__name__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
     for words in (["-c", run], [str(tmp_path / "docs" / "table_of_methods.py")]):
@@ -276,7 +278,7 @@ def test_the_worked_example_is_the_whole_diff(tmp_path: Path) -> None:
         if words[0] == "-c":
             where, *told = ran.stdout.splitlines()
             assert where == str(tmp_path / "src" / "innerloop" / "__init__.py")
-            assert told == ["[] jamal2019taml", "True taml"]
+            assert told == ["[] jamal2019taml", "True jamal2019taml taml"]
     home = (tmp_path / "docs" / "methods.md").read_text(encoding="utf-8")
     assert "| [`taml`](methods/taml.md) | all weights |" in home
     bib = (tmp_path / "src/innerloop/recipes/citations.bib").read_text(encoding="utf-8")
