@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from innerloop.config.baselines import pretrained, scratch
+from innerloop.config.baselines import pretrained
 from innerloop.core import streams
 from innerloop.core.types import Batch, Task
 from innerloop.data.images.episodes import Episodes
 from innerloop.data.pool import ClassPool
 from innerloop.data.source import Splits
 from innerloop.data.values.synthetic import Sine
+from innerloop.methods import scratch
 from innerloop.models import mlp
 from innerloop.train.baseline import AllClasses, Pooled
 
