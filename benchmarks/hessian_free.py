@@ -14,12 +14,13 @@ import torch
 from bench import heading, table, takes_no_options, write
 from torch.nn.functional import cosine_similarity
 
-from innerloop import Batch, Task, methods
+from innerloop import Task, methods
 from innerloop.config import sources
 from innerloop.core.contract import Estimator
+from innerloop.core.types import to
 from innerloop.data.source import Source
 from innerloop.estimate import Adjoint, FiniteDifference, FirstOrder, HessianFree
-from innerloop.estimate.hessian_free import parted
+from innerloop.estimate.hessian_free import split_support
 from innerloop.method import Method
 from innerloop.models import Conv4
 from innerloop.recipes import recipe
@@ -47,8 +48,8 @@ def gradient(method: Method, make: Callable[[], Estimator], tasks: list[Task]) -
     """The mean over all tasks; all but HF-MAML take the first part of the support only."""
     estimator = make()
     if not isinstance(estimator, HessianFree):
-        tasks = [Task(parted(task.support, 0.5)[0], task.query) for task in tasks]
-    chosen = Method("maml", method.learner, estimator)
+        tasks = [Task(split_support(task.support, 0.5)[0], task.query) for task in tasks]
+    chosen = method.replace(estimator=estimator)
     found = [chosen.meta_gradient(task).grads for task in tasks]
     return sum(torch.cat([g.double().flatten() for g in grads.values()]) for grads in found) / CALLS
 
@@ -57,7 +58,7 @@ def measured(method: Method, source: Source) -> list[tuple[float, float]]:
     """For each row: the cosine to the exact gradient, and the length over its length."""
     stream = torch.Generator().manual_seed(1)
     drawn = [source.sample(stream, TASKS) for _ in range(CALLS)]
-    tasks = {d: [cast(t, d) for t in drawn] for d in (torch.float32, torch.float64)}
+    tasks = {d: [to(t, d) for t in drawn] for d in (torch.float32, torch.float64)}
     exact = {d: gradient(method.to(d), Adjoint, tasks[d]) for d in tasks}
     found = []
     for _, dtype, make in rows():
@@ -65,10 +66,6 @@ def measured(method: Method, source: Source) -> list[tuple[float, float]]:
         found.append((float(cosine_similarity(g, g0, dim=0)), float(g.norm() / g0.norm())))
     method.to(torch.float32)
     return found
-
-
-def cast(task: Task, dtype: torch.dtype) -> Task:
-    return Task(*(Batch(part.x.to(dtype), part.y) for part in task))
 
 
 def train(method: Method, source: Source) -> None:

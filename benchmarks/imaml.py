@@ -23,16 +23,18 @@ from bench import heading, table, takes_no_options, write
 from memory import draw
 from torch import Tensor, nn
 
-from innerloop import Batch, Method, Task, methods
+from innerloop import Method, Task, methods
 from innerloop.core.contract import Estimator
+from innerloop.core.types import to
 from innerloop.data.images.glyphs import glyphs
 from innerloop.data.values.synthetic import LinearGaussian
 from innerloop.doctor.memory import peak_memory
 from innerloop.estimate import Adjoint, ConjugateGradient, FirstOrder, Implicit, Unrolled
 from innerloop.learn import GradientLearner
 from innerloop.models import Conv4
+from innerloop.objective import Proximal, Query
 from innerloop.report.plot import style
-from innerloop.solve import GradientDescent, NewtonCG, Proximal, Solver
+from innerloop.solve import GradientDescent, NewtonCG, Solver
 
 PICTURE = Path("docs/images/imaml.png")
 INNER = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -57,7 +59,7 @@ def linear() -> Problem:
     model = nn.Linear(d, 1, bias=False).double()
     start = model.weight.detach().squeeze(0)
     best = LinearGaussian.optimum(tasks.support, penalty=LAM, centre=start)
-    x, y = tasks.query
+    x, y, _ = tasks.query
     slope = 2 / queries * x.mT @ (x @ best.unsqueeze(-1) - y)
     x = tasks.support.x
     hessian = 2 / shot * x.mT @ x + LAM * torch.eye(d, dtype=torch.float64)
@@ -75,7 +77,7 @@ def convolutional() -> Problem:
         layers += [convolution, nn.Tanh()]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 5)).double()
     drawn = glyphs(way=5, shot=1, queries=5).train.sample(torch.Generator().manual_seed(0), 2)
-    tasks = Task(*(Batch(part.x.double(), part.y) for part in drawn))
+    tasks = to(drawn, torch.float64)
     loss = "cross_entropy"
     solver = NewtonCG(50, cg_steps=40, tolerance=1e-11)
     method = bound(model, solver, Implicit(ConjugateGradient(200, tolerance=1e-13)), loss)
@@ -86,8 +88,8 @@ def convolutional() -> Problem:
 
 
 def bound(model: nn.Module, solver: Solver, estimator: Estimator, loss: str) -> Method:
-    learner = GradientLearner(model, solver, loss=loss, penalty=Proximal(LAM))
-    return Method("imaml", learner, estimator)
+    learner = GradientLearner(model, solver, inner=[loss, Proximal(LAM)])
+    return Method(learner, Query(loss), estimator, name="imaml")
 
 
 def flat(grads: dict[str, Tensor]) -> Tensor:

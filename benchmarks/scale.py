@@ -95,7 +95,7 @@ def steps(ranks: Ranks, folder: Path, name: str, threads: int) -> None:
 
     def step() -> None:
         mine = ranks.draw(source, stream, TASKS)
-        shared = method.meta_gradient(mine, share=lambda part: ranks.mean(part, TASKS))
+        shared = ranks.mean(method.meta_gradient(mine), TASKS)
         outer.update(shared, 0.0, "in a benchmark")
 
     told: Samples = {"step": seconds(step, STEPS, ranks)}

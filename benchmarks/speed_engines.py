@@ -17,7 +17,8 @@ from speed_rows import Row
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from innerloop import Batch, Method, Task, methods
+from innerloop import Method, Task, methods
+from innerloop.core.types import to
 from innerloop.estimate import Unrolled
 from innerloop.train.ranks import Ranks
 
@@ -58,7 +59,7 @@ def shared(model: nn.Module, row: Row, tasks: Task, ranks: Ranks) -> Engine:
     method, own, count = methods.maml(model, **_settings(row)), ranks.own(tasks), len(tasks[0].x)
 
     def run() -> list[Tensor]:
-        found = method.meta_gradient(own, share=lambda part: ranks.mean(part, count))
+        found = ranks.mean(method.meta_gradient(own), count)
         return list(found.grads.values())
 
     return run
@@ -66,7 +67,7 @@ def shared(model: nn.Module, row: Row, tasks: Task, ranks: Ranks) -> Engine:
 
 def reference(row: Row, model: nn.Module, tasks: Task) -> list[Tensor]:
     """The gradient in float64 by innerloop's unrolled estimator, one task after another."""
-    exact = Task(*(Batch(float64(x), float64(y)) for x, y in tasks))
+    exact = to(tasks, torch.float64)
     method = methods.maml(model.double(), estimator=Unrolled(), chunk=1, **_settings(row))
     return list(method.meta_gradient(exact).grads.values())
 
@@ -76,7 +77,7 @@ def plain(row: Row, model: nn.Module, tasks: Task) -> list[Tensor]:
     model, loss = model.double(), LOSSES[row.loss]
     names, start = zip(*model.named_parameters(), strict=True)
     total = torch.zeros((), dtype=torch.float64)
-    (xs, ys), (xq, yq) = (Batch(float64(x), float64(y)) for x, y in tasks)
+    xs, ys, xq, yq = four(to(tasks, torch.float64))
     for t in range(len(xs)):
         phi = start
         for _ in range(row.steps):
@@ -87,6 +88,11 @@ def plain(row: Row, model: nn.Module, tasks: Task) -> list[Tensor]:
             functional_call(model, dict(zip(names, phi, strict=True)), xq[t]), yq[t]
         )
     return list(torch.autograd.grad(total / len(xs), start))
+
+
+def four(tasks: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Support inputs and labels, query inputs and labels; the examples all count alike."""
+    return tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y
 
 
 def relative_error(found: list[Any], truth: list[Tensor]) -> float:
@@ -102,8 +108,3 @@ def _gradients(method: Method, tasks: Task) -> Engine:
 
 def _settings(row: Row) -> dict[str, Any]:
     return {"lr": row.lr, "steps": row.steps, "loss": row.loss}
-
-
-def float64(value: Tensor) -> Tensor:
-    """In float64, unless it holds whole numbers."""
-    return value.double() if value.is_floating_point() else value

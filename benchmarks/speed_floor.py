@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from innerloop import Task
+from innerloop.core.types import count
 
 SIZES = (512, 1024, 2048)
 PRODUCT = 2
@@ -29,9 +30,8 @@ PRODUCT = 2
 
 def operations(row: Row, model: nn.Module, tasks: Task) -> int:
     """Floating-point operations of one exact meta-gradient over all tasks."""
-    (xs, ys), (xq, yq) = tasks
-    support, query = (_passes(row, model, x[0], y[0]) for x, y in ((xs, ys), (xq, yq)))
-    return len(xs) * (row.steps * (1 + PRODUCT) * support + query)
+    support, query = (_passes(row, model, part.x[0], part.y[0]) for part in tasks)
+    return count(tasks) * (row.steps * (1 + PRODUCT) * support + query)
 
 
 def _passes(row: Row, model: nn.Module, x: Tensor, y: Tensor) -> int:

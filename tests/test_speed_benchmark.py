@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from innerloop import Batch, Task
+from innerloop.core.types import to
 from innerloop.models import mlp
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -55,7 +56,7 @@ def test_reference_and_exact_engines_agree(module, steps: int) -> None:
     row = replace(rows.ROWS["sine"], tasks=partial(rows.sines, 3), steps=steps)
     torch.manual_seed(0)
     model = mlp(1, 1, (8, 8)).double()
-    tasks = Task(*(Batch(x.double(), y.double()) for x, y in row.tasks()))
+    tasks = to(row.tasks(), torch.float64)
     truth = engines.plain(row, model, tasks)
     assert engines.relative_error(engines.reference(row, model, tasks), truth) < 1e-13
     for build in (engines.adjoint, engines.unrolled, peers.vmapped):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +31,15 @@ from .core.types import (
     Tree,
     concat,
     count,
-    examples,
     leaf,
     leaves,
     mapped,
-    shapes,
     stack,
 )
 from .engine import TURN, Engine, Precision, Recorder, execution, refuse_recording
+from .engine.schedule import Tasks, chunk_size, grouped, thread_count
 from .estimate import Adjoint
 from .estimate.batching import mean_gradient, single_threaded, split
-
-FUSED = 2**25
-"""Multiply-adds of one task's forward pass up to which a CPU runs all tasks as one batch."""
-
-SHARED_OUT = 2**20
-"""Input values of a task up to which a recorded engine runs several tasks at once on a CPU."""
-
-Tasks = Task | Sequence[Task]
-"""Stacked tasks, or a sequence of them that may have different shapes."""
 
 
 class Method(nn.Module):
@@ -415,7 +404,7 @@ class Method(nn.Module):
         if self._recorder is None:
             with self._context(progress=progress):
                 return mean_gradient(function, meta, parts, weights)
-        threads = self._threads(groups)
+        threads = thread_count(groups[0])
         with TURN:
             for call in self._calls():
                 call.follow_modes()
@@ -439,13 +428,6 @@ class Method(nn.Module):
             {**found.stats, **told},
             found.memory,
         )
-
-    def _threads(self, groups: list[Task]) -> int:
-        """Threads that share tasks; large tasks run one after another, at the memory of one."""
-        tasks = groups[0]
-        values = sum(math.prod(v.shape[1:]) for batch in tasks for v in leaves(batch.x))
-        small = values < SHARED_OUT and leaf(tasks.support.x).device.type == "cpu"
-        return torch.get_num_threads() if small else 1
 
     def _points(self, meta: Params, support: Batch, steps: int | None) -> Iterator[Point]:
         self._wanted(steps)
@@ -486,29 +468,7 @@ class Method(nn.Module):
         return self.__dict__ | {"_bound": {}}
 
     def _groups(self, tasks: Tasks) -> tuple[list[Task], Tensor | None]:
-        """Tasks of one shape stacked together, and where each task stands among them."""
-        if isinstance(tasks, Task):
-            return [self._check(tasks)], None
-        if not isinstance(tasks, Sequence) or not tasks:
-            raise ValueError(
-                f"expected innerloop.Task(support=Batch(x, y), query=Batch(x, y)), or a list of "
-                f"them, got {type(tasks).__name__}"
-            )
-        alike: dict[Any, list[int]] = {}
-        checked = [self._check(cast(Task, task)) for task in tasks]
-        for i, task in enumerate(checked):
-            alike.setdefault(shapes(mapped(lambda v: v[:0], task)), []).append(i)
-        groups = [concat([checked[i] for i in members]) for members in alike.values()]
-        sizes = [count(task) for task in checked]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        stacked = [
-            place
-            for members in alike.values()
-            for i in members
-            for place in range(starts[i], starts[i] + sizes[i])
-        ]
-        device = leaf(groups[0].support.x).device
-        return groups, torch.tensor(stacked, device=device).argsort()
+        return grouped(tasks, self._check)
 
     def _parts(self, groups: list[Task]) -> list[Task]:
         return [part for group in groups for part in split(group, self._chunk(group))]
@@ -533,21 +493,7 @@ class Method(nn.Module):
         return tasks
 
     def _chunk(self, tasks: Task) -> int:
-        calls, x = self._calls(), leaf(tasks.support.x)
-        reason = next((call.unbatchable for call in calls if not call.batchable), None)
-        if reason is not None:
-            if self.chunk not in (1, "auto"):
-                self._notices.once(f"tasks run one after another (chunk=1): {reason}")
-            return 1
-        if self.chunk != "auto":
-            return int(self.chunk)
-        # A rule, not a stopwatch: resuming bit for bit must not depend on what the machine did.
-        convolutional = any(call.convolutional for call in calls)
-        size = sum(call.size for call in calls)
-        whole = convolutional or not x.is_floating_point()
-        rows = x[0].numel() if whole else examples(tasks.support)
-        large = convolutional or size * rows > FUSED
-        return 1 if large and x.device.type == "cpu" else len(x)
+        return chunk_size(self._calls(), tasks, self.chunk, self._notices.once)
 
     def _check_reached(self, meta: Params, grads: Params) -> None:
         """A meta-parameter without gradient is more often a mistake than a wish: say so, once.

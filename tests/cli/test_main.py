@@ -98,6 +98,18 @@ def test_a_yaml_file_is_a_recipe(
         (["compare", "missing"], "two runs or more"),
         (["adapt", "missing", "--support", "a", "--query", "b", "--out", "c"], "holds no run"),
         (["recipes", "nothing-like-it"], "no recipe"),
+        (
+            ["train", "sine-5shot/maml", "--lr", "1"],
+            "--method.lr (of the inner steps) or --train.lr",
+        ),
+        (["train", "sine-5shot/maml", "--iteration", "1"], "did you mean --train.iterations?"),
+        (["train", "folder-5w1s/r2d2"], "innerloop train folder-5w1s/maml --method r2d2"),
+        (["train", "sine-5shot/maml", "--train.device", "meta"], "'meta' cannot be used"),
+        (["train", "sine-5shot/maml", "--train.lr", "!!bool x"], "the tag"),
+        (["train", "sine-5shot/maml", "--run", "\udcff"], "is not UTF-8"),
+        (["train", "sine-5shot/maml", "--model.hidden", "[100000000000000]"], "not enough memory"),
+        (["prepare", "~nobody-at-all/x", "--out", "y"], "neither a data set nor a folder"),
+        (["schema", "--out", "."], "only an ordinary file is replaced"),
         (["check-gradient", "sine-5shot/maml", "--estimators", "magic"], "known: unrolled"),
         (["prepare", "omniglot", "--source", "/nonexistent"], "/nonexistent"),
     ],
@@ -140,8 +152,11 @@ def test_evaluate(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     assert "norm none in the model" in shown and result.text() in shown
     assert main([*words[:4], "--test.shot", "2", "--weights", "last"]) == 0
-    kept = EvaluationResult.from_json(run / "evaluation.json")
+    assert not (run / "evaluation.json").exists(), "no test as the run describes it was made"
+    kept = EvaluationResult.from_json(run / "evaluation-tasks-5-weights-last-test.shot-2.json")
     assert kept.source["shot"] == "2" and kept.steps == 10
+    assert main(["evaluate", str(run), "--evaluate.tasks", "4"]) == 0
+    assert (run / "evaluation-evaluate.tasks-4.json").exists()
     assert main([*words, "--weights", "3"]) == 2
     assert "no weights for '3'" in capsys.readouterr().err
 
@@ -159,12 +174,16 @@ def test_compare_pairs_on_the_same_tasks(
     assert pair["wins"] + pair["ties"] + pair["losses"] == 6
     means = {name: r["mean"][-1] for name, r in content["results"].items()}
     assert pair["difference"] == pytest.approx(means["run"] - means["other"])
-    assert "run - other" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "run - other: " in shown and "no difference shown" in shown
+    table = shown.partition("mean squared error")[2].splitlines()[1:5]
+    assert "…" not in shown and max(map(len, table)) <= 80
+    assert table[0].split() == ["inner", "steps", "run", "other"]
 
 
 def test_report(run: Path) -> None:
     assert main(["report", str(run), "--tasks", "6", "--steps", "2"]) == 0
-    text = (run / "report.html").read_text()
+    text = (run / "report-tasks-6-steps-2.html").read_text()
     assert "sine-5shot/maml" in text and "Learning curves" in text
 
 
@@ -207,27 +226,29 @@ def test_bad_images_are_refused_or_listed(
     assert any("skipped file" in m and "9.png" in m for m in caplog.messages)
 
 
-def test_check_gradient_on_ones_own_network(
+def test_check_gradient_on_ones_own_network_and_loss(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from torch import nn\n\n"
         "def net():\n    return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))\n\n"
+        "def loss(outputs, y):\n    return ((outputs - y) ** 4).mean()\n\n"
         "wrong = nn.Linear(2, 3)\nnothing = 3\n"
     )
     words = ["check-gradient", "sine-5shot/maml", "--tasks", "1"]
     estimators = ["--estimators", "adjoint", "implicit"]
-    assert main([*words, "--network", f"{file}:net", *estimators]) == 0
+    ours = ["--model", f"{file}:net", "--method.loss", f"{file}:loss"]
+    assert main([*words, *ours, *estimators]) == 0
     shown = capsys.readouterr().out
     assert "13 meta-parameters" in shown
     assert "adjoint sweep" in shown and "refused" in shown
     for name, said in (
         ("missing", "defines no"),
         ("wrong", "shape"),
-        ("nothing", "torch.nn.Module"),
+        ("nothing", "expected a function"),
     ):
-        assert main([*words, "--network", f"{file}:{name}"]) == 2
+        assert main([*words, "--model", f"{file}:{name}"]) == 2
         assert said in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from innerloop.cli.overrides import divide
+from innerloop.cli.overrides import Overrides, divide
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,9 @@ from innerloop.cli.overrides import divide
             [("method.kind", "reptile"), ("seed", "3")],
         ),
         ("evaluate r --seed 3 --test.shot 5", "evaluate r --seed 3", [("test.shot", "5")]),
+        ("train a --minutes 2", "train a", [("train.minutes", "2")]),
+        ("reproduce o --minutes 2", "reproduce o --minutes 2", []),
+        ("evaluate r --files {}", "evaluate r", [("files", "{}")]),
         ("prepare omniglot --out a.b", "prepare omniglot --out a.b", []),
         ("adapt r --out a.b --query x.png", "adapt r --out a.b --query x.png", []),
         ("prepare omniglot --train.lr 3", "prepare omniglot --train.lr 3", []),
@@ -29,4 +32,4 @@ from innerloop.cli.overrides import divide
     ],
 )
 def test_divide(line: str, rest: str, settings: list[tuple[str, str]]) -> None:
-    assert divide(line.split()) == (rest.split(), settings)
+    assert divide(line.split()) == (rest.split(), Overrides(tuple(settings)))

@@ -17,7 +17,7 @@ from innerloop.evaluate import EvaluationResult
 from innerloop.method import Method
 from innerloop.recipes import RECIPES, recipe
 from innerloop.recipes.omniglot_quick import BORROWED, MANY_WAYS, QUICK
-from innerloop.recipes.studies import SETTINGS, STUDIES, TWENTY_WAY, Cell, Published, Study
+from innerloop.recipes.studies import STUDIES, TASKS, TWENTY_WAY, Cell, Reported, Study
 
 SMALL = shlex.split(
     "--train.workers 1 --train.iterations 4 --train.validate-every 2 --train.validate-tasks 2 "
@@ -34,7 +34,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
         Cell("nil", "glyphs-5w1s/anil"),
         Cell("scratch", "glyphs-5w1s/scratch"),
     )
-    known = {"anil": {"5w1s": Published("96.2", "nobody")}}
+    known = {"anil": {"5w1s": Reported("96.2", "nobody")}}
     made = Study("Glyphs", "for a test", cells, minutes=5.0, published=known)
     monkeypatch.setitem(STUDIES, "glyphs", {"cpu": made})
     return made
@@ -155,7 +155,7 @@ def test_the_omniglot_tables_are_complete() -> None:
     assert len(few) == len(QUICK) + len(BORROWED)
     many = [cell.method for cell in cpu.cells if cell not in few]
     assert tuple(many) == TWENTY_WAY
-    assert len(paper.cells) == 9 * len(SETTINGS)
+    assert len(paper.cells) == 9 * len(TASKS)
     for cell in (*cpu.cells, *paper.cells):
         assert cell.recipe in RECIPES
         assert recipe(cell.recipe).evaluate.tasks >= 600

@@ -16,6 +16,7 @@ from innerloop.config import (
     METHODS,
     MLP,
     MODELS,
+    SOURCES,
     ConfigError,
     Conv4,
     Glyphs,
@@ -147,7 +148,11 @@ def test_nested_overrides() -> None:
 
 def test_sections_take_their_defaults_from_signatures() -> None:
     def function(
-        model: object, *, lr: float = 0.5, steps: int, call: Any = None
+        model: object,
+        *,
+        lr: Annotated[float, Bound(low=0, open=True)] = 0.5,
+        steps: int,
+        call: Any = None,
     ) -> tuple[Any, ...]:
         return model, lr, steps
 
@@ -308,3 +313,50 @@ def test_ink() -> None:
 
     assert sources.ink_is_one(Glyphs()) and sources.ink_is_one(Omniglot())
     assert not sources.ink_is_one(Omniglot(invert=False)) and not sources.ink_is_one(Sine())
+
+
+def test_the_json_schema_names_every_kind_and_setting() -> None:
+    from innerloop.config import schema
+
+    text = schema()
+    assert text["$schema"].endswith("2020-12/schema")
+    assert {"name", "data", "model", "method", "train"} <= text["properties"].keys()
+    assert set(text["required"]) == {"name", "data", "model", "method"}
+    kinds = {
+        d["properties"]["kind"]["const"]
+        for d in text["$defs"].values()
+        if "kind" in d["properties"]
+    }
+    assert kinds == {*METHODS, *MODELS, *SOURCES, "own"}
+    assert text["additionalProperties"] is False
+
+
+def test_other_sizes_keep_every_setting_of_the_episodes() -> None:
+    """Whatever `Episodes` takes, by its signature: none can be forgotten."""
+    import inspect
+
+    from innerloop.data.images.episodes import Episodes
+    from innerloop.data.pool import ClassPool
+
+    images = torch.arange(6 * 4 * 4, dtype=torch.uint8).reshape(24, 1, 2, 2)
+    labels = torch.arange(24) // 4
+    pool = ClassPool(images, labels, list("pqrstu"), torch.tensor([0, 0, 0, 1, 1, 1]), ["a", "b"])
+    other = {
+        "pool": pool, "way": 3, "shot": 1, "queries": 2, "rotate": "augment",
+        "augment": "flip-shift", "within_group": True, "device": torch.device("cpu"),
+        "name": "mine", "split": "some",
+    }  # fmt: skip
+    parameters = inspect.signature(Episodes).parameters
+    assert set(other) == set(parameters), "a new setting: give it a value that is not its default"
+    assert not [k for k, p in parameters.items() if p.default is other[k]]
+    one = Episodes(**other)
+    two = one.replace(way=2, queries=1)
+    for name in parameters:
+        expected = {"way": 2, "queries": 1}.get(name, getattr(one, name))
+        found = getattr(two, name)
+        if name == "pool":  # a pool on a device is a copy around the same images
+            found, expected = found.images.data_ptr(), images.data_ptr()
+        assert found == expected, name
+    assert two.spec.outputs == 2
+    with pytest.raises(ValueError, match="shot"):
+        one.replace(shot=0)

@@ -57,9 +57,7 @@ def test_with_equal_halves_it_is_the_finite_difference_sweep():
     assert all(torch.equal(a, b) for a, b in zip(halves[0][:2], halves[1][:2], strict=True))
     learner = GradientLearner(model, GradientDescent(LR, 2))
     once = Task(halves[0], task.query)
-    expected = Method(learner, Query(), Adjoint(FiniteDifference()), name="fd").meta_gradient(
-        once
-    )
+    expected = Method(learner, Query(), Adjoint(FiniteDifference()), name="fd").meta_gradient(once)
     found = Method(learner, Query(), HessianFree(), name="hf").meta_gradient(twice)
     torch.testing.assert_close(found.loss, expected.loss)
     for k, v in expected.grads.items():

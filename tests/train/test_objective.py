@@ -68,7 +68,7 @@ def pictures(auxiliary: bool = True) -> Splits:
     splits = Splits(*sources)
     if not auxiliary:
         return splits
-    return Splits(*sources, auxiliary=labelled(splits, Auxiliary(images=16), "cpu"))
+    return Splits(*sources, auxiliary=labelled(splits, Auxiliary(images=16)))
 
 
 def concepts() -> methods.Method:
@@ -263,14 +263,14 @@ def test_external_labelled_images(tmp_path: Path) -> None:
         return str(tmp_path / name)
 
     splits = pictures(auxiliary=False)
-    source = labelled(splits, Auxiliary(images=9, root=written("other")), "cpu")
+    source = labelled(splits, Auxiliary(images=9, root=written("other")))
     drawn = source.sample(streams.generator(0), 1).query
     assert source.spec.outputs == 3 and drawn.x.shape[:2] == (1, 9)
     torch.testing.assert_close(drawn.x[0, :, 0, 0, 0] * 255, 50.0 * drawn.y[0])
     with pytest.raises(ValueError, match=r"shape \(1, 4, 4\).*got \(1, 6, 6\)"):
-        labelled(splits, Auxiliary(root=written("large", side=6)), "cpu")
+        labelled(splits, Auxiliary(root=written("large", side=6)))
     with pytest.raises(ValueError, match=r"3 classes of .* test classes as well"):
-        labelled(splits, Auxiliary(root=written("test", first=200)), "cpu")
+        labelled(splits, Auxiliary(root=written("test", first=200)))
 
 
 def test_only_a_discriminator_reads_labelled_images() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from ..config import stored
+from ..config.own import Own
 from ..recipes.cite import OUTER, cited, entries
+from .console import terminal
 
 
-def cite_command(run_dir: Path) -> None:
+def cite(run_dir: Path) -> None:
     """Print the entries of the run's method, network, data, split and optimiser."""
     config = stored(run_dir)
     keys = cited(
         method=config.method.kind,
-        model=config.model.kind,
-        data=getattr(config.data, "dataset", config.data.kind),
+        # What is one's own comes from no paper, as a plain network or plain data would not.
+        model="mlp" if isinstance(config.model, Own) else config.model.kind,
+        data="folder"
+        if isinstance(config.data, Own)
+        else getattr(config.data, "dataset", config.data.kind),
         split=getattr(config.data, "split", None),
         optimizer=config.train.optimizer,
         outer=[name for name in OUTER if getattr(config.train, name) is not None],
@@ -24,4 +27,4 @@ def cite_command(run_dir: Path) -> None:
     known = entries()
     none = f"% no piece of {run_dir} comes from a paper that is known here"
     text = "\n\n".join(known[key] for key in keys) or none
-    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+    terminal().print(text, soft_wrap=True)

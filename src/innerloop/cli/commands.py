@@ -1,267 +1,241 @@
-"""The commands. Each is a function whose signature is its command line."""
+"""The commands. Each is a typed dataclass whose fields are its command line.
+
+What a command does is a function that takes the whole of it (see `dispatch`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-Settings = Sequence[tuple[str, str]]
+from .overrides import Overrides
+
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
 Weights = Annotated[str, arg(metavar="best|last|STEP")]
 Device = Annotated[str | None, arg(metavar="DEVICE")]
+File = Annotated[Path | None, arg(metavar="FILE")]
+Folder = Annotated[Path | None, arg(metavar="DIR")]
 
-SETTINGS: ContextVar[Settings] = ContextVar("settings", default=())
-"""The dotted settings among the words of the command line (see `overrides.divide`)."""
 
-
-def train(
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE|FILE|RUN")],
-    *,
-    run: Annotated[Path | None, arg(metavar="DIR")] = None,
-    resume: bool = False,
-    show: bool = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Train:
     """Meta-train a recipe; any setting follows by its name: --train.iterations 1000.
 
-    Args:
-        recipe: A recipe (see `innerloop recipes`), a YAML file, or a run's folder to --resume.
-        run: Folder of the run; the default is runs/RECIPE.
-        resume: Go on from the newest checkpoint in the folder.
-        show: Print all settings as YAML instead of training.
+    --data, --model and --method.loss may also be FILE.py:NAME, of your own.
     """
-    from .training import train_command
 
-    train_command(recipe, SETTINGS.get(), run_dir=run, resume=resume, show=show)
-
-
-def evaluate(
-    run: Run,
-    *,
-    tasks: int | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    weights: Weights = "best",
-    ensemble: int | None = None,
-    json: Annotated[Path | None, arg(metavar="FILE")] = None,
-    device: Device = None,
-) -> None:
-    """Score a run on test tasks after each inner step, with 95 % intervals.
-
-    Args:
-        run: Folder of a run.
-        tasks: Number of test tasks; the default is the run's evaluate.tasks.
-        steps: Inner steps, also more than in training; the default is evaluate.steps.
-        seed: Seed of the test tasks; the default is evaluate.seed.
-        weights: The best on validation, the last, or those of one checkpoint.
-        ensemble: Average the outputs of so many best validations (train.keep_best) instead.
-        json: Where to write the result; the default is RUN/evaluation.json.
-        device: Where to compute; the default is the run's train.device.
-    """
-    from .scoring import evaluate_command
-
-    evaluate_command(run, SETTINGS.get(), tasks, steps, seed, weights, ensemble, json, device)
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE|FILE|RUN")]
+    """A recipe (see `innerloop recipes`), a YAML file, or a run's folder to --resume."""
+    run: Folder = None
+    """Folder of the run; the default is runs/RECIPE."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder."""
+    show: bool = False
+    """Print all settings as YAML instead of training."""
 
 
-def compare(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN [RUN ...]")],
-    *,
-    tasks: int | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    weights: Weights = "best",
-    json: Annotated[Path | None, arg(metavar="FILE")] = None,
-    device: Device = None,
-) -> None:
-    """Compare runs task by task, on the same test tasks.
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What every command that scores runs takes."""
 
-    Args:
-        runs: Folders of two or more runs.
-        tasks: Number of test tasks; the default is the first run's evaluate.tasks.
-        steps: Inner steps of all; the default is each run's own.
-        seed: Seed of the test tasks.
-        weights: The best on validation, the last, or those of one checkpoint.
-        json: Where to write the table, if anywhere.
-        device: Where to compute.
-    """
-    from .scoring import compare_command
+    OPTIONS: ClassVar[tuple[str, ...]] = ("tasks", "steps", "seed", "weights", "ensemble")
+    """What changes a score, where a command has it."""
 
-    compare_command(runs, SETTINGS.get(), tasks, steps, seed, weights, json, device)
+    tasks: int | None = None
+    """Number of test tasks; the default is the (first) run's evaluate.tasks."""
+    steps: int | None = None
+    """Inner steps, also more than in training; the default is the run's evaluate.steps."""
+    weights: Weights = "best"
+    """The best on validation, the last, or those of one checkpoint."""
+    device: Device = None
+    """Where to compute; the default is the run's train.device."""
 
-
-def adapt(
-    run: Run,
-    *,
-    support: Annotated[Path, arg(metavar="DIR")],
-    query: Annotated[tuple[Path, ...], arg(metavar="DIR|FILE...")],
-    out: Annotated[Path, arg(metavar="DIR")],
-    steps: int | None = None,
-    ink: Literal["auto", "dark", "light"] = "auto",
-    weights: Weights = "best",
-    device: Device = None,
-) -> None:
-    """Adapt a trained run to your own images, one folder per class, and classify others.
-
-    Args:
-        run: Folder of a run.
-        support: Folder with one sub-folder of example images per class.
-        query: A folder of images (or of class folders, to get the accuracy), or image files.
-        out: New folder: predictions.csv, the adapted model, and a contact sheet.
-        steps: Inner steps; the default is evaluate.steps.
-        ink: Whether your images are dark on light, like writing on paper, or light on dark;
-            "auto" supposes dark on light for runs trained on ink = 1, else takes them as
-            they are.
-        weights: The best on validation, the last, or those of one checkpoint.
-        device: Where to compute.
-    """
-    from .adapting import adapt_command
-
-    adapt_command(run, SETTINGS.get(), support, query, out, steps, ink, weights, device)
+    def asked(self, overrides: Overrides) -> str:
+        """What differs from the test that the run's own configuration describes; else nothing."""
+        words = [
+            f"{f.name}-{getattr(self, f.name)}"
+            for f in fields(self)
+            if f.name in self.OPTIONS and getattr(self, f.name) != f.default
+        ]
+        return "-".join([*words, *([overrides.label()] if overrides else [])])
 
 
-def check_gradient(
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE|FILE|RUN")],
-    *,
-    network: Annotated[str | None, arg(metavar="FILE.py:NAME")] = None,
-    tasks: int = 2,
-    estimators: tuple[str, ...] = (),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Scoring):
+    """Score a run on test tasks after each inner step, with 95 % intervals."""
+
+    run: Run
+    """Folder of a run."""
+    seed: int | None = None
+    """Seed of the test tasks; the default is evaluate.seed."""
+    ensemble: int | None = None
+    """Average the outputs of so many best validations (train.keep_best) instead."""
+    json: File = None
+    """Where to write the result; the default is RUN/evaluation.json, or a name that says what
+    differs from the run's own settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Scoring):
+    """Compare runs task by task, on the same test tasks."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN [RUN ...]")]
+    """Folders of two or more runs."""
+    seed: int = 0
+    """Seed of the test tasks."""
+    json: File = None
+    """Where to write the table, if anywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Scoring):
+    """Write report.html: the scores, learning curves and pictures of a run, in one file."""
+
+    run: Run
+    """Folder of a run."""
+    baselines: Annotated[tuple[Path, ...], arg(metavar="RUN...")] = ()
+    """Other runs to show beside it, on the same tasks."""
+    out: File = None
+    """Where to write; the default is RUN/report.html, or a name that says what differs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt:
+    """Adapt a trained run to your own images, one folder per class, and classify others."""
+
+    run: Run
+    """Folder of a run."""
+    support: Annotated[Path, arg(metavar="DIR")]
+    """Folder with one sub-folder of example images per class."""
+    query: Annotated[tuple[Path, ...], arg(metavar="DIR|FILE...")]
+    """A folder of images (or of class folders, to get the accuracy), or image files."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """New folder: predictions.csv, the adapted model, and a contact sheet."""
+    steps: int | None = None
+    """Inner steps; the default is evaluate.steps."""
+    ink: Literal["auto", "dark", "light"] = "auto"
+    """Whether your images are dark on light, like writing on paper, or light on dark; "auto"
+    supposes dark on light for runs trained on ink = 1, else takes them as they are."""
+    weights: Weights = "best"
+    """The best on validation, the last, or those of one checkpoint."""
+    device: Device = None
+    """Where to compute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckGradient:
     """Hold every meta-gradient estimator against the dense reference, on your model.
 
-    Args:
-        recipe: A recipe, a YAML file or a run: its data, network and method.
-        network: Your own network instead: a torch module, or a function that makes one.
-        tasks: Tasks in the meta-gradient.
-        estimators: Which ones; the default is all of them.
+    Your own network is checked with --model FILE.py:NAME, your own loss with --method.loss.
     """
-    from .checking import check_gradient_command
 
-    check_gradient_command(recipe, SETTINGS.get(), network, tasks, estimators)
-
-
-def prepare(
-    dataset: Annotated[Positional[str], arg(metavar="omniglot|IMAGES")],
-    *,
-    source: Annotated[Path | None, arg(metavar="PATH")] = None,
-    out: Annotated[Path | None, arg(metavar="PATH")] = None,
-    size: int | None = None,
-    channels: Literal[1, 3] | None = None,
-    skip_bad: bool = False,
-) -> None:
-    """Turn a published data set, or your folder of images, into the files that training reads.
-
-    Args:
-        dataset: omniglot, or a folder with one sub-folder of images per class, of any size.
-        source: Of omniglot: folder with the official zips, their unpacked tree or a prepared
-            file; without it, the official zips are downloaded.
-        out: Of omniglot: folder or .npz file to write; the default is in the data folder
-            (INNERLOOP_DATA). Of your images: a new folder.
-        size: Of your images: the side in pixels to which they are resized; the default is 84.
-        channels: Of your images: 3 is RGB, the default, 1 is grey.
-        skip_bad: Of your images: leave out files that cannot be read, and list them.
-    """
-    from .preparing import prepare_command
-
-    prepare_command(dataset, source, out, size, channels, skip_bad)
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE|FILE|RUN")]
+    """A recipe, a YAML file or a run: its data, network and method."""
+    tasks: int = 2
+    """Tasks in the meta-gradient."""
+    estimators: tuple[str, ...] = ()
+    """Which ones; the default is all of them."""
 
 
-def recipes(family: Annotated[Positional[str], arg(metavar="[NAME]")] = "") -> None:
-    """List the recipes: families of them, or every one whose name contains NAME.
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Turn a published data set, or your folder of images, into the files that training reads."""
 
-    Args:
-        family: Part of a name.
-    """
-    from .listing import recipes_command
-
-    recipes_command(family)
-
-
-def report(
-    run: Run,
-    *,
-    baselines: Annotated[tuple[Path, ...], arg(metavar="RUN...")] = (),
-    out: Annotated[Path | None, arg(metavar="FILE")] = None,
-    tasks: int | None = None,
-    steps: int | None = None,
-    weights: Weights = "best",
-    device: Device = None,
-) -> None:
-    """Write report.html: the scores, learning curves and pictures of a run, in one file.
-
-    Args:
-        run: Folder of a run.
-        baselines: Other runs to show beside it, on the same tasks.
-        out: Where to write; the default is RUN/report.html.
-        tasks: Number of test tasks; the default is the run's evaluate.tasks.
-        steps: Inner steps; the default is evaluate.steps.
-        weights: The best on validation, the last, or those of one checkpoint.
-        device: Where to compute.
-    """
-    from .scoring import report_command
-
-    report_command(run, SETTINGS.get(), baselines, out, tasks, steps, weights, device)
+    dataset: Annotated[Positional[str], arg(metavar="omniglot|IMAGES")]
+    """omniglot, or a folder with one sub-folder of images per class, of any size."""
+    source: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Of omniglot: folder with the official zips, their unpacked tree or a prepared file; without
+    it, the official zips are downloaded."""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Of omniglot: folder or .npz file to write; the default is in the data folder
+    (INNERLOOP_DATA). Of your images: a new folder."""
+    size: int | None = None
+    """Of your images: the side in pixels to which they are resized; the default is 84."""
+    channels: Literal[1, 3] | None = None
+    """Of your images: 3 is RGB, the default, 1 is grey."""
+    skip_bad: bool = False
+    """Of your images: leave out files that cannot be read, and list them."""
 
 
-def reproduce(
-    dataset: Annotated[Positional[str], arg(metavar="omniglot")],
-    *,
-    budget: Literal["cpu", "paper"] = "cpu",
-    methods: Annotated[tuple[str, ...], arg(metavar="METHOD...")] = (),
-    minutes: float | None = None,
-    out: Annotated[Path | None, arg(metavar="DIR")] = None,
-    table: bool = False,
-) -> None:
-    """Train and test every method on a data set, and put the numbers beside the papers' ones.
+@dataclass(frozen=True, kw_only=True)
+class Recipes:
+    """List the recipes: families of them, or every one whose name contains NAME."""
 
-    Args:
-        dataset: Which table.
-        budget: cpu: the same few minutes for every method; paper: every paper's recipe in full.
-        methods: Only these rows; the others keep what they have.
-        minutes: Training time of each run; the default is 6 for cpu, and no limit for paper.
-        out: Folder of the runs and of table.md and table.csv; the default is
-            runs/reproduce-DATASET-BUDGET. A run that was stopped goes on, one that is done is kept.
-        table: Only write the table of what is there.
-    """
-    from .reproducing import reproduce_command
-
-    reproduce_command(dataset, SETTINGS.get(), budget, methods, minutes, out, table)
+    family: Annotated[Positional[str], arg(metavar="[NAME]")] = ""
+    """Part of a name."""
 
 
-def cite(run: Run) -> None:
-    """Print the BibTeX entries of the papers that a run builds on.
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Print the JSON schema of a run's YAML file, with which editors complete and check it."""
 
-    Args:
-        run: Folder of a run.
-    """
-    from .citing import cite_command
-
-    cite_command(run)
+    out: File = None
+    """Where to write it instead."""
 
 
-def demo(*, run: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")) -> None:
-    """Meta-train on glyphs for two minutes, compare with two baselines, write a report.
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Train and test every method on a data set, and put the numbers beside the papers' ones."""
 
-    Args:
-        run: Folder of the run; an earlier demo in it is completed or shown again.
-    """
-    from .demo import demo_command
+    dataset: Annotated[Positional[str], arg(metavar="omniglot")]
+    """Which table."""
+    budget: Literal["cpu", "paper"] = "cpu"
+    """cpu: the same few minutes for every method; paper: every paper's recipe in full."""
+    methods: Annotated[tuple[str, ...], arg(metavar="METHOD...")] = ()
+    """Only these rows; the others keep what they have."""
+    minutes: float | None = None
+    """Training time of each run; the default is 6 for cpu, and no limit for paper."""
+    out: Folder = None
+    """Folder of the runs and of table.md and table.csv; the default is
+    runs/reproduce-DATASET-BUDGET. A run that was stopped goes on, one that is done is kept."""
+    table: bool = False
+    """Only write the table of what is there."""
 
-    demo_command(run, SETTINGS.get())
+
+@dataclass(frozen=True, kw_only=True)
+class Cite:
+    """Print the BibTeX entries of the papers that a run builds on."""
+
+    run: Run
+    """Folder of a run."""
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "compare": compare,
-    "adapt": adapt,
-    "report": report,
-    "recipes": recipes,
-    "prepare": prepare,
-    "check-gradient": check_gradient,
-    "reproduce": reproduce,
-    "cite": cite,
-    "demo": demo,
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Meta-train on glyphs for two minutes, compare with two baselines, write a report."""
+
+    run: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")
+    """Folder of the run; an earlier demo in it is completed or shown again."""
+
+
+Command = (
+    Train
+    | Evaluate
+    | Compare
+    | Adapt
+    | Report
+    | Recipes
+    | Schema
+    | Prepare
+    | CheckGradient
+    | Reproduce
+    | Cite
+    | Demo
+)
+COMMANDS: dict[str, type[Command]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "adapt": Adapt,
+    "report": Report,
+    "recipes": Recipes,
+    "schema": Schema,
+    "prepare": Prepare,
+    "check-gradient": CheckGradient,
+    "reproduce": Reproduce,
+    "cite": Cite,
+    "demo": Demo,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 
 from ..core.files import write_text
 from ..doctor.memory import process_peak
+
+log = logging.getLogger("innerloop")
 
 COST = "cost.json"
 
@@ -44,7 +47,12 @@ class CostFile:
             self._write(ended=record["event"] == "end")
 
     def _write(self, *, ended: bool) -> None:
-        earlier, now = read_cost(self._folder), _peak()
+        try:
+            earlier = read_cost(self._folder)
+        except ValueError as error:  # what a run has cost must not be what stops it
+            log.warning(f"{error}. It is written anew")
+            earlier = Cost()
+        now = _peak()
         known = [peak for peak in (earlier.peak_memory, now) if peak is not None]
         cost = Cost(self._step, self._seconds, ended, max(known, default=None))
         write_text(self._folder / COST, json.dumps(asdict(cost)) + "\n")
@@ -61,7 +69,7 @@ def read_cost(folder: Path) -> Cost:
         return Cost(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Cost()
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); delete it, and the run will be trained to its end"
         ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 CONFIGURED = (
     "train",
@@ -23,28 +25,48 @@ ALIASES = {
     "workers": "train.workers",
 }
 """Short forms of settings: `--method reptile`, `--skip-bad`."""
+TRAINING = {"minutes": "train.minutes", "seed": "seed"}
+"""Short forms of `train` alone: other commands have a --seed of the test tasks."""
+WHOLE = ("name", "files")
+"""Settings without a dot."""
 
 
-def divide(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The words that are not settings, and the settings as (dotted key, text).
+@dataclass(frozen=True)
+class Overrides:
+    """The settings that were typed, as (dotted key, text), in their order."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs)
+
+    def label(self) -> str:
+        """The settings as a part of a file's name."""
+        words = "-".join(f"{key.removesuffix('.kind')}-{value}" for key, value in self.pairs)
+        return re.sub(r"[^\w.-]+", "_", words)
+
+
+def divide(words: Sequence[str]) -> tuple[list[str], Overrides]:
+    """The words that are not settings, and the settings.
 
     A setting is `--key value` or `--key=value` whose key has a dot or a short form; a key without
     a value is `true`. Whether the key exists is for the configuration to say, together
     with every other mistake.
     """
+    if not words or words[0] not in CONFIGURED:
+        return list(words), Overrides()
+    aliases = {**ALIASES, **(TRAINING if words[0] == "train" else {})}
     rest: list[str] = []
     settings: list[tuple[str, str]] = []
     position = 0
-    configured = bool(words) and words[0] in CONFIGURED
     while position < len(words):
         word = words[position]
         position += 1
         key, assigned, value = word.removeprefix("--").partition("=")
         key = key.replace("-", "_")
-        key = ALIASES.get(key, key)
-        # Other commands have a --seed of their own, that of the test tasks.
-        ours = "." in key or key == "name" or (key == "seed" and words[0] == "train")
-        if not (configured and word.startswith("--") and ours):
+        ours = "." in key or key in aliases or key in WHOLE
+        key = aliases.get(key, key)
+        if not (word.startswith("--") and ours):
             rest.append(word)
         elif assigned:
             settings.append((key, value))
@@ -53,4 +75,4 @@ def divide(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
             position += 1
         else:
             settings.append((key, "true"))
-    return rest, settings
+    return rest, Overrides(tuple(settings))

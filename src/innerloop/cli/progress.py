@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .console import say, visible
+
 QUIET_SECONDS = 15.0
 """Without a terminal, the least time between two lines."""
 
@@ -21,8 +23,10 @@ QUIET_SECONDS = 15.0
 class Progress:
     """An observer of a run: step, tasks per second, loss, score before and after, time left."""
 
-    def __init__(self, console: Console, name: str, folder: Path) -> None:
-        self._console, self._name, self._folder = console, name, folder
+    def __init__(self, console: Console, name: str, folder: Path, *, adapts: bool = True) -> None:
+        """`adapts`: whether there are inner steps, so that a score before them means something."""
+        self._console, self._name, self._folder = console, visible(name), folder
+        self._adapts = adapts
         self._start: Mapping[str, Any] = {}
         self._train: Mapping[str, Any] = {}
         self._pace: Mapping[str, Any] = {}
@@ -64,7 +68,7 @@ class Progress:
                 self._show()
         elif event == "validation":
             self._validation, self._validating = record, ""
-            self._print(f"step {record['step']:>7}  validation {_scores(record)}")
+            self._print(f"step {record['step']:>7}  validation {_scores(record, self._adapts)}")
         elif event == "train":
             self._train = record
 
@@ -81,7 +85,7 @@ class Progress:
             return f"{pace}  {_clock(self._left())} left  {self._validating}".rstrip()
         parts = [
             f"loss {record['loss']:.4f}",
-            _scores(record),
+            _scores(record, self._adapts),
             f"{record['tasks_per_second']:.0f} tasks/s",
             f"{_clock(self._left())} left",
         ]
@@ -98,7 +102,8 @@ class Progress:
         rows: list[Table | Text] = [grid, Text(self._line())]
         if self._validation:
             best = self._validation["best_step"]
-            rows.append(Text(f"validation {_scores(self._validation)}  best at step {best}", "dim"))
+            scores = _scores(self._validation, self._adapts)
+            rows.append(Text(f"validation {scores}  best at step {best}", "dim"))
         return Group(*rows)
 
     def _fraction(self) -> float:
@@ -112,13 +117,13 @@ class Progress:
 
     def _print(self, text: str, style: str = "") -> None:
         self._said = time.monotonic()
-        self._console.print(Text(text, style), soft_wrap=True)
+        say(self._console, text, style)
 
 
-def _scores(record: Mapping[str, Any]) -> str:
+def _scores(record: Mapping[str, Any], adapts: bool) -> str:
     """`accuracy 20.1 % -> 93.4 %`, or the same for mse."""
     if "accuracy" in record:
-        before = record.get("accuracy_before")
+        before = record.get("accuracy_before") if adapts else None
         shown = f"{100 * record['accuracy']:.1f} %"
         return f"accuracy {shown if before is None else f'{100 * before:.1f} -> {shown}'}"
     after = record.get("mse", record.get("loss"))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 from rich.console import Console
-from rich.text import Text
 
 from ..config import RunConfig, check_folder, plain, sources, stored
 from ..config.launch import CONFIG
@@ -23,12 +22,14 @@ from ..recipes import recipe
 from ..recipes.studies import STUDIES, Cell, Study
 from ..report.report import dotted
 from ..train.checkpoint import ranked
+from .commands import Reproduce
+from .console import say, terminal
 from .cost import Cost, read_cost
+from .overrides import Overrides
 from .scoring import Trained, scored
 from .tables import Row, write_tables
 from .training import train_run
 
-Settings = Sequence[tuple[str, str]]
 MANY = 15
 """Queries per class of the first protocol; the second has as many as shots, as MAML's code."""
 HARMLESS = ("device", "tensorboard")
@@ -60,46 +61,38 @@ class Planned:
         return {f"{self.cell.method}-{count}-queries": count for count in names}
 
 
-def reproduce_command(
-    dataset: str,
-    settings: Settings,
-    budget: str,
-    methods: Sequence[str],
-    minutes: float | None,
-    out: Path | None,
-    table: bool,
-) -> None:
+def reproduce(asked: Reproduce, overrides: Overrides) -> None:
     """Train and test what is missing, one cell after the other, and write the table after each."""
-    console = Console()
-    study = study_of(dataset, budget)
-    for key, value in settings:
+    console = terminal()
+    study = study_of(asked.dataset, asked.budget)
+    for key, value in overrides.pairs:
         if key in ("method.kind", "data.kind"):
             raise ValueError(
                 f"expected settings that all rows can share, got --{key} {value}: rows are chosen "
                 "with --methods, and the data set is the word after reproduce"
             )
-    folder = out or Path("runs") / f"reproduce-{dataset}-{budget}"
-    everything = plan(study, settings, minutes, folder)
-    asked = choose(study, methods)
-    chosen = [p for p in everything if p.cell.method in asked]
-    command = f"innerloop reproduce {dataset} --budget {budget}"
+    folder = asked.out or Path("runs") / f"reproduce-{asked.dataset}-{asked.budget}"
+    everything = plan(study, overrides, asked.minutes, folder)
+    methods = choose(study, asked.methods)
+    chosen = [p for p in everything if p.cell.method in methods]
+    command = f"innerloop reproduce {asked.dataset} --budget {asked.budget}"
     failed: dict[str, str] = {}
-    if table and not any((p.folder / CONFIG).exists() for p in everything):
+    if asked.table and not any((p.folder / CONFIG).exists() for p in everything):
         raise ValueError(
             f"{folder} holds no run of this table: name the folder that does with --out DIR, or "
             "leave --table out to train them"
         )
-    if not table:
+    if not asked.table:
         check(chosen)
         for planned in chosen:
             try:
                 run(console, planned)
             except ValueError as error:  # of this cell alone: the others go on
                 failed[planned.folder.name] = str(error)
-                console.print(Text(f"error: {planned.cell.recipe}: {error}", "red"))
+                say(console, f"error: {planned.cell.recipe}: {error}", "red")
             publish(study, everything, command, folder)
     for path in publish(study, everything, command, folder):
-        console.print(f"written to {path}", soft_wrap=True)
+        say(console, f"written to {path}")
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(chosen)} cells failed: {', '.join(failed)}. Each error is "
@@ -129,14 +122,14 @@ def choose(study: Study, methods: Sequence[str]) -> list[str]:
     return list(methods) or known
 
 
-def plan(study: Study, settings: Settings, minutes: float | None, folder: Path) -> list[Planned]:
+def plan(study: Study, overrides: Overrides, minutes: float | None, folder: Path) -> list[Planned]:
     """Every cell with its configuration; all mistakes in the settings come before anything runs."""
     limit = study.minutes if minutes is None else minutes
     ours = [] if limit is None else [("train.minutes", str(limit))]
     return [
         Planned(
             cell,
-            recipe(cell.recipe).override([*ours, *settings]),
+            recipe(cell.recipe).override([*ours, *overrides.pairs]),
             folder / cell.recipe.replace("/", "-"),
         )
         for cell in study.cells
@@ -179,7 +172,7 @@ def run(console: Console, planned: Planned) -> None:
         path = folder / f"{name}.json"
         if not path.exists():
             result = tested(console, planned, queries)
-            console.print(f"{planned.cell.method} {planned.setting}, {name}: {result.text()}")
+            say(console, f"{planned.cell.method} {planned.setting}, {name}: {result.text()}")
             result.to_json(path)
 
 
@@ -187,7 +180,7 @@ def tested(console: Console, planned: Planned, queries: int) -> EvaluationResult
     """The score on test tasks with so many queries per class."""
     # MAML++ is scored by the ensemble of its best validations, however many there were.
     kept = len(ranked(planned.folder)) if planned.config.train.keep_best > 1 else 0
-    asked = [("test.queries", str(queries))]
+    asked = Overrides((("test.queries", str(queries)),))
     found = Trained(planned.folder, asked, "best", ensemble=kept or None)
     settings, name = planned.config.evaluate, planned.cell.method
     method: Evaluable = found.method
@@ -215,7 +208,7 @@ def changed(study: Study, everything: Sequence[Planned], rows: Sequence[Row]) ->
 
     Read from the runs, so that a table that is only written again says it too.
     """
-    plans = {p.cell: dotted(plain(p.config)) for p in plan(study, (), None, Path())}
+    plans = {p.cell: dotted(plain(p.config)) for p in plan(study, Overrides(), None, Path())}
     runs = {
         p.cell: dotted(plain(found.config))
         for p, found in zip(everything, rows, strict=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json as json_format
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from ..config import RunConfig, load, load_best, plain, sources
+from ..config import RunConfig, load, load_best, plain, sources, task_spec
+from ..config.pieces import ends_at_features
+from ..core.files import write_json
 from ..data.source import Splits
 from ..evaluate import (
     Comparison,
@@ -26,21 +26,28 @@ from ..method import Method
 from ..report import write_report
 from ..train.baseline import Trainable
 from ..train.log import read_metrics
+from .commands import Compare, Evaluate, Report
+from .console import bars, say, show_table, terminal, visible
+from .outputs import check_target, named_result
+from .overrides import Overrides
 
-Settings = Sequence[tuple[str, str]]
 SHOWN_STEPS = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
+CELL = 20
+"""Columns of the terminal that one run takes in a table of scores."""
 
 
 class Trained:
     """A run brought back: its configuration, method and test tasks.
 
     With `ensemble` the method is the ensemble of that many best validations.
+
+    Raises ValueError for data whose examples the weights were not made for.
     """
 
     def __init__(
         self,
         run_dir: Path,
-        settings: Settings,
+        overrides: Overrides,
         weights: str,
         device: str | None = None,
         ensemble: int | None = None,
@@ -50,16 +57,28 @@ class Trained:
         self.method: Trainable | Ensemble
         if ensemble is None:
             self.config, self.method, self.step = load(
-                run_dir, weights=weights, settings=settings, device=device
+                run_dir, weights=weights, settings=overrides.pairs, device=device
             )
         else:
             self.config, members, steps = load_best(
-                run_dir, ensemble, settings=settings, device=device
+                run_dir, ensemble, settings=overrides.pairs, device=device
             )
             self.method, self.step = Ensemble(members), ", ".join(steps)
-        self.splits: Splits = sources.build(
-            self.config.data, self.config.test, self.config.device()
-        )
+        config = self.config
+        self.splits: Splits = sources.build(config.data, config.test, config.device(), config.files)
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        made, _ = task_spec(self.run_dir)
+        found = self.splits.test.spec
+        same = (found.kind, found.x_shape) == (made.kind, made.x_shape)
+        headless = ends_at_features(self.config.method.kind)
+        if not same or (not headless and found.outputs != made.outputs):
+            raise ValueError(
+                f"{self.run_dir} was trained for {made.kind} of inputs {made.x_shape} with "
+                f"{made.outputs} outputs, and these settings give {found.kind} of inputs "
+                f"{found.x_shape} with {found.outputs}: leave its --data and --test.way as they are"
+            )
 
     def score(
         self, console: Console, tasks: int | None, steps: int | None, seed: int | None
@@ -90,10 +109,8 @@ def scored(
 ) -> EvaluationResult:
     """`evaluate` with a progress bar that leaves nothing behind."""
     source = splits.test if stream == "test" else splits.validation
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        bar = progress.add_task(f"{name}: {tasks} tasks", total=tasks)
+    with bars(console) as progress:
+        bar = progress.add_task(visible(f"{name}: {tasks} tasks"), total=tasks)
         return evaluate(
             method,
             source,
@@ -105,69 +122,59 @@ def scored(
         )
 
 
-def evaluate_command(
-    run_dir: Path,
-    settings: Settings,
-    tasks: int | None,
-    steps: int | None,
-    seed: int | None,
-    weights: str,
-    ensemble: int | None,
-    json: Path | None,
-    device: str | None,
-) -> None:
+def evaluate_run(asked: Evaluate, overrides: Overrides) -> None:
     """Evaluate one run, print the scores, and write them."""
-    console = Console()
-    if ensemble is not None and (ensemble < 1 or weights != "best"):
+    console = terminal()
+    if asked.ensemble is not None and (asked.ensemble < 1 or asked.weights != "best"):
         raise ValueError(
             "an ensemble takes the best validations, at least one: --ensemble N without --weights, "
-            f"got --ensemble {ensemble} --weights {weights}"
+            f"got --ensemble {asked.ensemble} --weights {asked.weights}"
         )
-    run = Trained(run_dir, settings, weights, device, ensemble)
-    result = run.score(console, tasks, steps, seed)
-    path = result.to_json(json or run_dir / "evaluation.json")
-    console.print(f"{run.config.name}, weights of step {run.step}: {facts(result)}", soft_wrap=True)
-    console.print(step_table({"": result}))
-    console.print(
-        f"{result.text()} after {result.steps} inner steps; {result.tasks} tasks, "
+    run = Trained(asked.run, overrides, asked.weights, asked.device, asked.ensemble)
+    default = named_result(asked.run, "evaluation.json", asked.asked(overrides))
+    path = check_target(asked.json or default)
+    result = run.score(console, asked.tasks, asked.steps, asked.seed)
+    result.to_json(path)
+    say(console, f"{run.config.name}, weights of step {run.step}: {facts(result)}")
+    for table in step_tables({"": result}, console.width):
+        show_table(console, table)
+    say(
+        console,
+        f"{result.text()} {after(result)}; {result.tasks} tasks, "
         f"{result.tasks_per_second:.0f} tasks/s; written to {path}",
-        soft_wrap=True,
     )
 
 
-def compare_command(
-    run_dirs: Sequence[Path],
-    settings: Settings,
-    tasks: int | None,
-    steps: int | None,
-    seed: int,
-    weights: str,
-    json: Path | None,
-    device: str | None,
-) -> None:
+def compare_runs(asked: Compare, overrides: Overrides) -> None:
     """Evaluate several runs on the same tasks and show the paired differences."""
-    console = Console()
-    if len(run_dirs) < 2:
+    console = terminal()
+    if len(asked.runs) < 2:
         raise ValueError(
-            f"a comparison needs two runs or more, got {len(run_dirs)}: innerloop compare RUN RUN"
+            f"a comparison needs two runs or more, got {len(asked.runs)}: innerloop compare RUN RUN"
         )
-    names = _short_names(run_dirs)
-    runs = [Trained(path, settings, weights, device) for path in run_dirs]
-    number = runs[0].config.evaluate.tasks if tasks is None else tasks
+    names = _short_names(asked.runs)
+    runs = [Trained(path, overrides, asked.weights, asked.device) for path in asked.runs]
+    if asked.json is not None:
+        check_target(asked.json)
+    number = runs[0].config.evaluate.tasks if asked.tasks is None else asked.tasks
     results = {
-        name: run.score(console, number, steps, seed) for name, run in zip(names, runs, strict=True)
+        name: run.score(console, number, asked.steps, asked.seed)
+        for name, run in zip(names, runs, strict=True)
     }
     pairs = compare(results)
-    console.print(facts(next(iter(results.values()))), soft_wrap=True)
-    console.print(step_table(results))
-    console.print(pair_table(pairs, next(iter(results.values()))))
-    if json is not None:
+    first = next(iter(results.values()))
+    say(console, facts(first))
+    for table in step_tables(results, console.width):
+        show_table(console, table)
+    for pair in pairs:
+        say(console, pair_line(pair, first))
+    if asked.json is not None:
         content = {
             "tasks": number,
-            "seed": seed,
+            "seed": asked.seed,
             "results": {
                 name: {
-                    "run": str(run.run_dir),
+                    "run": visible(run.run_dir),
                     "method": result.method,
                     "mean": result.mean.tolist(),
                     "interval95": result.interval.tolist(),
@@ -176,33 +183,26 @@ def compare_command(
             },
             "pairs": [asdict(pair) for pair in pairs],
         }
-        json.write_text(json_format.dumps(content, indent=2) + "\n", encoding="utf-8")
-        console.print(f"written to {json}", soft_wrap=True)
+        write_json(asked.json, content, indent=2)
+        say(console, f"written to {asked.json}")
 
 
-def report_command(
-    run_dir: Path,
-    settings: Settings,
-    baselines: Sequence[Path],
-    out: Path | None,
-    tasks: int | None,
-    steps: int | None,
-    weights: str,
-    device: str | None,
-) -> None:
+def report_run(asked: Report, overrides: Overrides) -> None:
     """Evaluate a run (and others beside it) and write its report."""
-    console = Console()
-    run = Trained(run_dir, settings, weights, device)
-    result = run.score(console, tasks, steps, None)
-    result.to_json(run_dir / "evaluation.json")
-    others = {
-        name: Trained(path, settings, weights, device).score(
-            console, result.tasks, steps, result.seed
-        )
-        for name, path in zip(_short_names(baselines), baselines, strict=True)
+    console = terminal()
+    run = Trained(asked.run, overrides, asked.weights, asked.device)
+    others = [Trained(path, overrides, asked.weights, asked.device) for path in asked.baselines]
+    label = asked.asked(overrides)
+    out = check_target(asked.out or named_result(asked.run, "report.html", label))
+    scores = check_target(named_result(asked.run, "evaluation.json", label))
+    result = run.score(console, asked.tasks, asked.steps, None)
+    result.to_json(scores)
+    beside = {
+        name: other.score(console, result.tasks, asked.steps, result.seed)
+        for name, other in zip(_short_names(asked.baselines), others, strict=True)
     }
-    path = report(run, result, others, out or run_dir / "report.html")
-    console.print(f"{result.text()}; report: {path}", soft_wrap=True)
+    path = report(run, result, beside, out)
+    say(console, f"{result.text()}; report: {path}")
 
 
 def report(
@@ -213,7 +213,7 @@ def report(
     return write_report(
         out,
         result,
-        title=run.config.name,
+        title=visible(run.config.name),
         records=read_metrics(metrics) if metrics.exists() else [],
         baselines=others,
         settings=plain(run.config),
@@ -232,41 +232,47 @@ def facts(result: EvaluationResult) -> str:
     return ", ".join(said)
 
 
-def step_table(results: Mapping[str, EvaluationResult]) -> Table:
-    """One row per result, one column per inner step; only round numbers if there are many."""
+def after(result: EvaluationResult) -> str:
+    """`after 5 inner steps`, or that there are none."""
+    if not result.steps:
+        return "without inner steps"
+    return f"after {result.steps} inner step{'s' if result.steps > 1 else ''}"
+
+
+def step_tables(results: Mapping[str, EvaluationResult], width: int) -> Iterator[Table]:
+    """One row per inner step (only round numbers if there are many), one column per result.
+
+    As many tables as the window asks for: a score or a name that is cut is of no use.
+    """
     longest = max(result.steps for result in results.values())
     last = {result.steps for result in results.values()}
-    columns = [s for s in range(longest + 1) if longest <= 10 or s in SHOWN_STEPS or s in last]
+    rows = [s for s in range(longest + 1) if longest <= 10 or s in SHOWN_STEPS or s in last]
     first = next(iter(results.values()))
-    what = "accuracy" if first.metric == "accuracy" else "mean squared error"
-    if len(results) == 1:
-        table = Table("inner steps", f"{what} ± 95 %", box=None, pad_edge=False)
-        for s in columns:
-            table.add_row(str(s), first.text(s))
-        return table
-    table = Table(f"{what} ± 95 % after", *map(str, columns), box=None, pad_edge=False)
-    for name, result in results.items():
-        table.add_row(name, *(result.text(s) if s <= result.steps else "" for s in columns))
-    return table
+    what = {"mse": "mean squared error"}.get(first.metric, first.metric)
+    names = list(results)
+    together = max(1, (width - len("inner steps")) // CELL)
+    for start in range(0, len(names), together):
+        chosen = names[start : start + together]
+        heads = [Column(visible(n) or f"{what} ± 95 %", overflow="fold") for n in chosen]
+        title = f"{what} ± 95 %" if len(names) > 1 else None
+        table = Table("inner steps", *heads, box=None, pad_edge=False, title=title)
+        table.title_justify = "left"
+        for s in rows:
+            scores = [results[n] for n in chosen]
+            table.add_row(str(s), *(r.text(s) if s <= r.steps else "" for r in scores))
+        yield table
 
 
-def pair_table(pairs: Sequence[Comparison], result: EvaluationResult) -> Table:
-    """Differences, task by task."""
-    scale, unit = (100.0, " points") if result.metric == "accuracy" else (1.0, "")
-    table = Table(
-        "difference", "mean ± 95 %", "better", "equal", "worse", "shown", box=None, pad_edge=False
+def pair_line(pair: Comparison, result: EvaluationResult) -> str:
+    """One difference, task by task, as a line that no window cuts."""
+    scale, unit = (100.0, " points") if "accuracy" in result.metric else (1.0, "")
+    winner: Any = {"first": pair.first, "second": pair.second}.get(pair.better)
+    return (
+        f"{pair.first} - {pair.second}: "
+        f"{scale * pair.difference:+.3f} ± {scale * pair.interval:.3f}{unit}; better on "
+        f"{pair.wins} tasks, equal on {pair.ties}, worse on {pair.losses}: "
+        f"{f'{winner} is better' if winner else 'no difference shown'}"
     )
-    for pair in pairs:
-        winner: Any = {"first": pair.first, "second": pair.second}.get(pair.better)
-        table.add_row(
-            f"{pair.first} - {pair.second}",
-            f"{scale * pair.difference:+.3f} ± {scale * pair.interval:.3f}{unit}",
-            str(pair.wins),
-            str(pair.ties),
-            str(pair.losses),
-            f"{winner} is better" if winner else "no difference",
-        )
-    return table
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..config import RunConfig
 from ..core.files import write_text
 from ..evaluate import EvaluationResult
-from ..recipes.studies import Published
+from ..recipes.studies import Reported
 from .cost import Cost
 
 MARKDOWN, CSV = "table.md", "table.csv"
@@ -33,7 +33,7 @@ class Row:
     many: EvaluationResult | None
     few: EvaluationResult | None
     queries: int
-    published: Published | None
+    published: Reported | None
 
     @property
     def status(self) -> str:

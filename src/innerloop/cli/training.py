@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.text import Text
 
 from ..config import RunConfig, check_folder, launch, load_yaml, parse_yaml, stored
 from ..config.launch import CONFIG
@@ -17,27 +16,23 @@ from ..recipes import recipe
 from ..train.interrupt import Interrupted
 from ..train.log import Observer
 from ..train.ranks import Ranks, joined, launched, restarted, spawn
+from .commands import Train
+from .console import say, terminal
 from .cost import CostFile
+from .overrides import Overrides
 from .progress import Progress
 
 
-def train_command(
-    name: str,
-    settings: Sequence[tuple[str, str]],
-    *,
-    run_dir: Path | None,
-    resume: bool,
-    show: bool,
-) -> None:
-    """Train what `name` stands for, with `settings` laid over it."""
-    console = Console()
-    base, folder = resolve(name, run_dir, resume)
-    config = base.override(settings)
-    if show:
+def train(asked: Train, overrides: Overrides) -> None:
+    """Train what was asked for, with the settings laid over it."""
+    console = terminal()
+    base, folder = resolve(asked.recipe, asked.run, asked.resume)
+    config = base.override(overrides.pairs)
+    if asked.show:
         shown = config.to_yaml()
         console.print(Syntax(shown, "yaml") if console.is_terminal else shown, soft_wrap=True)
         return
-    train_run(console, config, folder, resume=resume)
+    train_run(console, config, folder, resume=asked.resume)
 
 
 def train_run(
@@ -53,6 +48,7 @@ def train_run(
 
     `apart` takes a process of its own even where one is enough: its memory is then the run's.
     """
+    config = config.located()
     if launched():
         if config.train.workers > 1:
             raise ValueError(
@@ -80,13 +76,13 @@ def _worker(ranks: Ranks, text: str, folder: Path, resume: bool, then: str | Non
 
 def _as_rank(ranks: Ranks, config: RunConfig, folder: Path, resume: bool, then: str | None) -> None:
     """The first of several processes speaks for all."""
-    console = Console(quiet=not ranks.first)
+    console = terminal(quiet=not ranks.first)
     if not ranks.first:
         logging.getLogger("innerloop").setLevel(logging.ERROR)
     try:
         _train(console, config, folder, resume, then, ranks)
     except Interrupted as stop:
-        console.print(Text(str(stop), "yellow"), soft_wrap=True)
+        say(console, stop, "yellow")
         raise SystemExit(128 + stop.signum) from None
 
 
@@ -99,15 +95,14 @@ def _train(
     ranks: Ranks | None,
 ) -> None:
     keep_freed_memory()  # this process is ours: no library call changes an allocator unasked
-    with Progress(console, config.name, folder) as progress:
+    adapts = getattr(config.method, "steps", 0) > 0
+    with Progress(console, config.name, folder, adapts=adapts) as progress:
         watching: list[Observer] = [progress, CostFile(folder)]
         state = launch(config, folder, resume=resume, observers=watching, ranks=ranks)
     best = "" if state.best_step is None else f", best on validation at step {state.best_step}"
-    console.print(
-        f"trained {state.step} steps in {state.seconds:.0f} s{best}: {folder}", soft_wrap=True
-    )
+    say(console, f"trained {state.step} steps in {state.seconds:.0f} s{best}: {folder}")
     if then is not None:
-        console.print(f"next: innerloop {then} {folder}", soft_wrap=True)
+        say(console, f"next: innerloop {then} {shlex.quote(str(folder))}")
 
 
 def resolve(name: str, run_dir: Path | None, resume: bool) -> tuple[RunConfig, Path]:

@@ -3,9 +3,11 @@
 from . import sources
 from .auxiliary import Auxiliary
 from .launch import check_folder, launch, load, load_best, stored, task_spec
+from .own import OwnData, OwnModel
 from .pieces import METHODS, MLP, MODELS, Conv4, R2D2Net, ResNet12, WideResNet
-from .run import Evaluate, RunConfig, load_yaml, parse_yaml
-from .schema import ConfigError, plain, read
+from .reading import read
+from .run import Evaluate, RunConfig, load_yaml, parse_yaml, schema
+from .schema import ConfigError, plain
 from .sources import (
     SOURCES,
     Cub,
@@ -34,6 +36,8 @@ __all__ = [
     "Glyphs",
     "LinearGaussian",
     "Omniglot",
+    "OwnData",
+    "OwnModel",
     "Prepared",
     "Published",
     "R2D2Net",
@@ -51,6 +55,7 @@ __all__ = [
     "parse_yaml",
     "plain",
     "read",
+    "schema",
     "sources",
     "stored",
     "task_spec",

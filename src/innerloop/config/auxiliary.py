@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ..core.bounds import Positive
 from ..data.images.episodes import Episodes
 from ..data.prepared import open_prepared
@@ -26,7 +24,7 @@ class Auxiliary:
     root: str = ""
 
 
-def labelled(splits: Splits, settings: Auxiliary, device: torch.device | str) -> Source:
+def labelled(splits: Splits, settings: Auxiliary) -> Source:
     """Batches of images with their class in the whole pool, augmented as the training tasks are.
 
     Raises ValueError for tasks without lasting classes, for external images of another shape, and
@@ -50,14 +48,12 @@ def labelled(splits: Splits, settings: Auxiliary, device: torch.device | str) ->
         _keep_apart(pool.class_names, splits, settings.root)
     each = min(max(2, settings.images // pool.n_classes), int(pool.counts.min()))
     return AllClasses(
-        Episodes(
-            pool,
+        train.replace(
+            pool=pool,
             way=min(pool.n_classes, max(2, settings.images // each)),
             shot=each - 1,
             queries=1,
-            rotate=train.rotate,
-            augment=train.augment,
-            device=device,
+            within_group=False,
             name=name,
             split="labelled",
         )

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import methods
 from ..call.policy import Policy
 from ..data.source import Source, Splits
-from ..method import Method
-from ..methods.registry import Chunk
 from ..train.baseline import AllClasses, Pooled, Pretrained
-
-
-def scratch(
-    model: nn.Module,
-    *,
-    lr: float = 0.01,
-    steps: int = 100,
-    loss: str = "cross_entropy",
-    norm: Policy | None = None,
-    chunk: Chunk = "auto",
-) -> Method:
-    """The same network, random weights, trained on the support set alone by gradient descent."""
-    built = methods.fomaml(model, lr=lr, steps=steps, loss=loss, norm=norm, chunk=chunk)
-    built.name = "scratch"
-    return built
 
 
 def pretrained(
@@ -35,9 +20,9 @@ def pretrained(
     classes: int | None = None,
     lr: float = 0.01,
     steps: int = 10,
-    loss: str = "cross_entropy",
+    loss: str | Callable[..., Tensor] = "cross_entropy",
     norm: Policy | None = None,
-    chunk: Chunk = "auto",
+    chunk: int | Literal["auto"] = "auto",
 ) -> Pretrained:
     """Trained on all training data at once, then fine-tuned on a support set by gradient descent.
 
@@ -50,7 +35,7 @@ def pretrained(
     if classes is not None:
         wide = copy.copy(model)
         wide._modules = dict(model._modules)
-        head = model.get_submodule("head")
+        head = dict(model.named_children()).get("head")
         if not isinstance(head, nn.Linear):
             raise ValueError(f"pre-training needs a model with a linear `head`, got {head!r}")
         wide.head = nn.Linear(head.in_features, classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,7 @@ def launch(
     configuration comes first, so that a run can be resumed from the moment it has begun.
     """
     ranks = ranks or Ranks()
+    config = config.located()
     check_folder(config, run_dir, resume)
     ranks.wait()  # the first one writes only when all have looked
     if config.train.threads:
@@ -77,8 +79,8 @@ def launch(
 
     def describe(record: Record) -> None:
         if record["event"] == "start":
-            write_text(run_dir / CONFIG, seal(config.to_yaml()))
-            write_text(run_dir / TASK, _task(splits))
+            write_text(run_dir / CONFIG, seal(config.to_yaml()), inside_run=True)
+            write_text(run_dir / TASK, _task(splits), inside_run=True)
 
     return train(
         method,
@@ -94,6 +96,13 @@ def launch(
 
 def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
     """Refuse a folder in use, or with `resume` a folder of another run."""
+    try:
+        os.fspath(run_dir).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the name of the folder {os.fspath(run_dir)!r} is not UTF-8, and a run keeps its own "
+            "name in text files; choose another: --run DIR"
+        ) from error
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"{run_dir} is a file; give a folder: --run DIR")
     if not resume:
@@ -105,7 +114,7 @@ def check_folder(config: RunConfig, run_dir: Path, resume: bool) -> None:
                 "another folder: --run DIR"
             )
         return
-    before = stored(run_dir)
+    before, config = stored(run_dir), config.located()
     changed = [
         f"{path}: {old!r} in {run_dir / CONFIG}, {new!r} now, which is another run: leave it as it "
         "was, or choose another folder: --run DIR"
@@ -208,8 +217,8 @@ def task_spec(run_dir: Path) -> tuple[Spec, int]:
         ]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{run_dir} holds no trained run: {path} is missing") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}"[:300]) from error
 
 
 def _configured(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -15,19 +15,22 @@ from ..core.bounds import Count, Positive
 from ..data.source import Spec, Splits
 from ..train.baseline import Trainable
 from ..train.settings import Settings
-from . import pieces, sources
+from . import own, own_pieces, pieces, sources
 from .auxiliary import Auxiliary, labelled
-from .schema import ConfigError, merge, nest, plain, read
+from .own import OwnData, OwnModel
+from .reading import json_schema, read
+from .schema import ConfigError, merge, nest, plain
 from .signature import union
 from .sources import TestTasks
+from .yaml_text import MOST_CHARACTERS, NotReadable, load_text
 
 if TYPE_CHECKING:  # sections made from signatures have no static type
     from typing import Any as DataSection
     from typing import Any as MethodSection
     from typing import Any as ModelSection
 else:
-    DataSection = union(sources.SOURCES)
-    ModelSection = union(pieces.MODELS)
+    DataSection = union(sources.SOURCES) | OwnData
+    ModelSection = union(pieces.MODELS) | OwnModel
     MethodSection = union(pieces.METHODS)
 
 
@@ -45,7 +48,10 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides what a run computes. `name` is for people."""
+    """Everything that decides what a run computes. `name` is for people.
+
+    `files` holds the SHA-256 of every file of one's own that the run uses, by its whole path.
+    """
 
     name: str
     seed: Count = 0
@@ -56,6 +62,7 @@ class RunConfig:
     method: MethodSection
     train: Settings = field(default_factory=Settings)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    files: dict[str, str] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """What no single setting can tell."""
@@ -69,6 +76,33 @@ class RunConfig:
         """With settings such as `("train.lr", "0.01")` changed; all mistakes in one ConfigError."""
         return read(RunConfig, merge(plain(self), nest(dotted)), f"the settings of {self.name}")
 
+    def places(self) -> list[str]:
+        """Every FILE.py:NAME of the run."""
+        found = [s.place for s in (self.data, self.model) if isinstance(s, own.Own)]
+        loss = getattr(self.method, "loss", None)
+        return [*found, *([loss] if loss is not None and own.is_place(loss) else [])]
+
+    def located(self) -> RunConfig:
+        """The same run with the whole paths of its own files, and a digest of each that has none.
+
+        Raises FileNotFoundError for a file that is not there.
+        """
+        if not self.places():
+            return self
+
+        def whole(section: Any, name: str) -> Any:
+            return replace(section, **{name: own.located(getattr(section, name))})
+
+        data, model, method = self.data, self.model, self.method
+        if isinstance(data, own.Own):
+            data = whole(data, "place")
+        if isinstance(model, own.Own):
+            model = whole(model, "place")
+        if own.is_place(getattr(method, "loss", "")):
+            method = whole(method, "loss")
+        files = dict(map(own.digest, self.places())) | self.files
+        return replace(self, data=data, model=model, method=method, files=files)
+
     def to_yaml(self) -> str:
         """The whole configuration, defaults included."""
         return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
@@ -80,11 +114,15 @@ class RunConfig:
     def build(self, where: torch.device | str | None = None) -> tuple[Trainable, Splits]:
         """The method, its initial weights drawn from the stream (seed, "init"), and its sources."""
         where = where or self.device()
-        splits = sources.build(self.data, self.test, where)
+        splits = sources.build(self.data, self.test, where, self.files)
         splits = pieces.training_sources(self.method, splits)
         if self.method.kind == pieces.DEML:
-            splits = replace(splits, auxiliary=labelled(splits, self.auxiliary, where))
+            splits = replace(splits, auxiliary=labelled(splits, self.auxiliary))
         method = self.build_method(splits.test.spec, splits.trained_outputs, where)
+        loss = getattr(self.method, "loss", "")
+        if own.is_place(loss):
+            network = pieces.network(self.model, splits.test.spec, digests=self.files)
+            own_pieces.check(loss, own_pieces.loss(loss, self.files), network, splits)
         return method, splits
 
     def build_method(
@@ -94,7 +132,7 @@ class RunConfig:
         classes = train_outputs if spec.kind == "classification" else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.derive(self.seed, "init"))
-            method = pieces.build(self.method, self.model, spec, classes)
+            method = pieces.build(self.method, self.model, spec, classes, self.files)
         return method.to(where or self.device())
 
 
@@ -103,7 +141,7 @@ def device(name: str) -> torch.device:
     if name != "auto":
         try:
             chosen = torch.device(name)
-            torch.empty(0, device=chosen)
+            torch.zeros(1, device=chosen).item()  # "meta" has shapes, and no numbers
         except (RuntimeError, AssertionError) as error:
             line = str(error).splitlines()[0]
             raise ValueError(f"train.device={name!r} cannot be used: {line}; use 'cpu'") from error
@@ -121,15 +159,26 @@ def load_yaml(path: Path) -> RunConfig:
         FileNotFoundError: there is no such file.
         ConfigError: all mistakes in it.
     """
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    with path.open("rb") as file:
+        content = file.read(4 * MOST_CHARACTERS)  # never all of a device or of a mistaken archive
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"not UTF-8 text: {error.reason}"]) from error
+    return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, where: str) -> RunConfig:
     """The configuration in a YAML text; `where` names it in a ConfigError."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, [f"not YAML: {' '.join(str(error).split())}"]) from error
+        content = load_text(text)
+    except NotReadable as error:
+        raise ConfigError(where, [str(error)]) from error
     if not isinstance(content, Mapping):
         raise ConfigError(where, ["expected sections name, data, model, method, train"])
     return read(RunConfig, content, where)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a run's YAML file, for editors that complete and check while one types."""
+    return json_schema(RunConfig, "A run of innerloop")

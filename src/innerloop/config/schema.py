@@ -1,25 +1,17 @@
-"""Typed dataclasses from plain data and back. Knows nothing of meta-learning.
-
-A dataclass is the schema: its annotations say what a value may be, `Annotated[..., Bound]` says its
-range, and a class variable `kind` tells the members of a union of dataclasses apart. Reading
-collects every problem before it raises, so that one run shows all mistakes.
-"""
+"""Configurations as plain data: merged, nested, written out, and what is said of mistakes."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import yaml
+from .yaml_text import NotReadable, load_text
 
-from ..core.bounds import Bound
-
-T = TypeVar("T")
+MOST_NAMES = 40
+"""How many known names an error lists; longer lists have a command of their own."""
 
 
 class ConfigError(ValueError):
@@ -35,26 +27,14 @@ class Text(str):
     """A value typed on a command line: read as YAML unless the field is a string."""
 
 
-def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """An instance of the dataclass `cls` from nested mappings.
-
-    Raises:
-        ConfigError: naming, all at once, unknown keys (with the nearest known one), missing keys,
-            wrong types and numbers out of range. `where` says whose configuration it is.
-    """
-    problems: list[str] = []
-    value = _section(cls, data, "", problems)
-    if problems:
-        raise ConfigError(where, problems)
-    return value
-
-
 def plain(value: Any) -> Any:
     """What `read` reads: nested dictionaries, lists, numbers, strings; a section's `kind` first."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = getattr(value, "kind", None)
         items = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return items if kind is None else {"kind": kind, **items}
+    if isinstance(value, Mapping):
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, tuple | list):
         return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
@@ -97,132 +77,26 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The words to add to an error about an unknown name: the nearest known one, or all."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+    if close:
+        return f"did you mean {close[0]}?"
+    shown = ", ".join(names[:MOST_NAMES])
+    more = len(names) - MOST_NAMES
+    return f"known: {shown}" if more <= 0 else f"known: {shown} and {more} more"
 
 
-def _section(cls: type[T], data: Any, path: str, problems: list[str]) -> T:
-    """Returns a value that is only good if `problems` did not grow."""
-    if not isinstance(data, Mapping):
-        problems.append(f"{path or 'the file'}: expected a section of key: value, got {data!r}")
-        return None  # type: ignore[return-value]
-    hints = get_type_hints(cls, include_extras=True)
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    prefix = f"{path}." if path else ""
-    before = len(problems)
-    values: dict[str, Any] = {}
-    for key, raw in data.items():
-        if key == "kind" and hasattr(cls, "kind"):
-            continue
-        if key not in known:
-            problems.append(f"{prefix}{key}: unknown key; {nearest(str(key), known)}")
-        else:
-            values[key] = _value(hints[key], raw, f"{prefix}{key}", problems)
-    for name, field in known.items():
-        required = field.default is field.default_factory is dataclasses.MISSING
-        if required and name not in data:
-            problems.append(f"{prefix}{name}: missing; it has no default")
-    if len(problems) > before:
-        return None  # type: ignore[return-value]
-    section = cls(**values)
-    check = getattr(section, "problems", None)
-    if check is not None:
-        problems.extend(f"{prefix}{problem}" for problem in check())
-    return section
-
-
-def _value(hint: Any, raw: Any, path: str, problems: list[str]) -> Any:
-    members = _members(hint)
-    sections = [m for m in members if dataclasses.is_dataclass(m)]
-    if sections:
-        return _choose(sections, raw, path, problems)
-    if isinstance(raw, Text) and type(None) in members and raw == "null":
-        return None
-    if isinstance(raw, Text) and not any(m is str for m in members):
+def shortened(value: Any) -> str:
+    """`repr` of a value as it was given, cut to what a line can hold."""
+    if isinstance(value, Text):
         try:
-            raw = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raw = str(raw)
-    for member in members:
-        ok, value = _convert(member, raw)
-        if ok:
-            return value
-    problems.append(f"{path}: expected {' or '.join(map(_name, members))}, got {raw!r}")
-    return None
-
-
-def _members(hint: Any) -> list[Any]:
-    """The members of a union, flattened; anything else is a union of one."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return [m for arg in get_args(hint) for m in _members(arg)]
-    return [hint]
-
-
-def _choose(sections: list[Any], raw: Any, path: str, problems: list[str]) -> Any:
-    if len(sections) == 1 and not hasattr(sections[0], "kind"):
-        return _section(sections[0], raw, path, problems)
-    kinds = {section.kind: section for section in sections}
-    kind = raw.get("kind") if isinstance(raw, Mapping) else raw
-    if kind not in kinds:
-        got = "missing" if kind is None else f"unknown {kind!r}"
-        problems.append(f"{path}.kind: {got}; {nearest(str(kind), kinds)}")
-        return None
-    return _section(kinds[kind], raw if isinstance(raw, Mapping) else {}, path, problems)
-
-
-def _convert(hint: Any, raw: Any) -> tuple[bool, Any]:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        ok, value = _convert(args[0], raw)
-        bounds = [a for a in args[1:] if isinstance(a, Bound)]
-        return ok and all(b.holds(value) for b in bounds), value
-    if origin is Literal:
-        return raw in args and not isinstance(raw, bool), str(raw) if isinstance(raw, str) else raw
-    if origin in (tuple, list, Sequence):
-        if not isinstance(raw, list | tuple):
-            return False, None
-        fixed = args[1:] if origin is tuple and args[-1] is not Ellipsis else ()
-        if fixed and len(raw) != len(args):
-            return False, None
-        items = [_convert(args[i] if fixed else args[0], item) for i, item in enumerate(raw)]
-        return all(ok for ok, _ in items), tuple(value for _, value in items)
-    if hint is type(None):
-        return raw is None, None
-    if hint is Path:
-        return isinstance(raw, str | Path), Path(raw) if isinstance(raw, str | Path) else None
-    if hint is float:
-        return _as_float(raw)
-    if hint is int:
-        return isinstance(raw, int) and not isinstance(raw, bool), raw
-    if hint is str:
-        return isinstance(raw, str), str(raw)
-    return isinstance(raw, hint), raw
-
-
-def _as_float(raw: Any) -> tuple[bool, float]:
-    # YAML 1.1 reads `1e-3` as a string, because it has no dot.
-    if isinstance(raw, int | float | str) and not isinstance(raw, bool):
-        try:
-            return True, float(raw)
-        except ValueError:
-            pass
-    return False, math.nan
-
-
-def _name(hint: Any) -> str:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return f"{_name(args[0])} {' '.join(str(a) for a in args[1:] if isinstance(a, Bound))}"
-    if origin is Literal:
-        return " or ".join(repr(a) for a in args)
-    if origin in (tuple, list, Sequence):
-        count = f"{len(args)} " if origin is tuple and args[-1] is not Ellipsis else ""
-        return f"a list of {count}{_name(args[0]).partition(' ')[2]}s"
-    names = {
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        Path: "a path",
-        type(None): "null",
-    }
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
+            value = load_text(value)
+        except NotReadable:
+            value = str(value)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        text = repr(value[:80] + "…" if isinstance(value, str) and len(value) > 80 else value)
+        return text if len(text) <= 90 else f"{text[:80]}…"
+    if isinstance(value, list | tuple):
+        items = ", ".join(shortened(v) for v in value[:8])
+        return f"[{items}{', …' if len(value) > 8 else ''}]"[:120]
+    if isinstance(value, Mapping):
+        return f"a section of {len(value)} keys"
+    return repr(value)[:90]

@@ -11,35 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..core.bounds import Bound
-
-# The range of a number goes by its name, which means the same in every function of ours.
-BOUNDS: dict[str, Bound] = {
-    "way": Bound(low=2),
-    "shot": Bound(low=1),
-    "queries": Bound(low=1),
-    "steps": Bound(low=0),
-    "cg_steps": Bound(low=1),
-    "lr": Bound(low=0, open=True),
-    "lam": Bound(low=0, open=True),
-    "c": Bound(low=0, open=True),
-    "context": Bound(low=1),
-    "extra": Bound(low=1),
-    "target_lr": Bound(low=0, open=True),
-    "p": Bound(low=0, high=1),
-    "sigma": Bound(low=0, open=True),
-    "pairs": Bound(low=1),
-    "reads": Bound(low=1),
-    "width": Bound(low=1),
-    "label_smoothing": Bound(low=0, high=1),
-    "filters": Bound(low=1),
-    "blocks": Bound(low=1),
-    "std": Bound(low=0, open=True),
-    "batch_size": Bound(low=1),
-    "tolerance": Bound(low=0),
-    "multi_step_until": Bound(low=0, high=1),
-    "first_order_until": Bound(low=0, high=1),
-    "ramp_until": Bound(low=0, high=1, open=True),
-}
+from .bounds import BOUNDS
 
 
 def section(kind: str, function: Callable[..., Any], *, given: Sequence[str] = ()) -> Any:
@@ -47,11 +19,15 @@ def section(kind: str, function: Callable[..., Any], *, given: Sequence[str] = (
 
     Its `kind` names it in a file, and `call(**given)` calls the function with the rest of the
     arguments: the parameters named in `given`, and those whose type no file can hold, are left out.
+    An argument of `call` takes the place of the setting of its name.
     """
-    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    hints = get_type_hints(
+        function.__init__ if inspect.isclass(function) else function, include_extras=True
+    )
+    bounds = BOUNDS.get(function.__name__, {})
     fields: list[Any] = []
     for name, parameter in inspect.signature(function).parameters.items():
-        hint = None if name in given else _plain_part(hints.get(name), BOUNDS.get(name))
+        hint = None if name in given else _plain_part(hints.get(name), bounds.get(name))
         if hint is None:
             continue
         if parameter.default is inspect.Parameter.empty:
@@ -61,7 +37,7 @@ def section(kind: str, function: Callable[..., Any], *, given: Sequence[str] = (
 
     def call(self: Any, *first: Any, **rest: Any) -> Any:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return function(*first, **values, **rest)
+        return function(*first, **{**values, **rest})
 
     call.__doc__ = f"`{function.__name__}` with these settings and the rest of its arguments."
     title = "".join(part.capitalize() for part in kind.split("_"))
@@ -95,8 +71,8 @@ def _plain_part(hint: Any, bound: Bound | None) -> Any:
         return hint if bound is None else Annotated[hint, bound]
     if hint in (bool, str, types.NoneType, Path) or origin is Literal:
         return hint
-    if origin in (tuple, Sequence) and all(
-        a is Ellipsis or _plain_part(a, None) is not None for a in args
-    ):
-        return hint
+    if origin in (tuple, Sequence):
+        items = [a if a is Ellipsis else _plain_part(a, bound) for a in args]
+        if all(item is not None for item in items):
+            return tuple[(items[0], ...) if origin is Sequence else tuple(items)]  # type: ignore[misc]
     return None

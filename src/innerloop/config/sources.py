@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +23,8 @@ from ..data.splits import Skipped
 from ..data.values.sine_groups import sine_groups
 from ..data.values.synthetic import LinearGaussian as LinearGaussianSource
 from ..data.values.synthetic import Sine as SineSource
+from . import own_pieces
+from .own import OwnData
 from .signature import section
 
 
@@ -41,6 +45,8 @@ def linear_gaussian(
 
 
 log = logging.getLogger("innerloop")
+
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 _BUILT = ("device", "dtype", "skipped", "cache")
 
@@ -71,8 +77,20 @@ class TestTasks:
     queries: Positive | None = None
 
 
-def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
-    """The sources of a run, with the sizes of `test` in validation and test."""
+def build(
+    settings: Any,
+    test: TestTasks,
+    device: torch.device | str,
+    digests: Mapping[str, str] = NO_FILES,
+) -> Splits:
+    """The sources of a run, with the sizes of `test` in validation and test.
+
+    `digests` are those that the run has kept of its own files.
+    """
+    changes = {k: v for k, v in dataclasses.asdict(test).items() if v is not None}
+    if isinstance(settings, OwnData):
+        found = own_pieces.splits(settings.place, device, digests)
+        return _resized(found, test, settings) if changes else found
     skipped = Skipped()
     rest = {"skipped": skipped} if isinstance(settings, (Folder, Prepared)) else {}
     way = getattr(settings, "way", 0)
@@ -83,15 +101,13 @@ def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
     for line in skipped.lines():
         log.warning(line)
     splits = Splits(built, built, built) if isinstance(built, Source) else built
-    changes = {k: v for k, v in dataclasses.asdict(test).items() if v is not None}
     if not changes:
         return splits
     if isinstance(splits.test, Episodes):
-        return Splits(
-            splits.train if way == settings.way else _resized(splits.train, {"way": way}, device),
-            _resized(splits.validation, changes, device),
-            _resized(splits.test, changes, device),
-        )
+        resized = _resized(splits, test, settings)
+        if way != settings.way and isinstance(splits.train, Episodes):
+            return dataclasses.replace(resized, train=splits.train.replace(way=way))
+        return resized
     if "way" in changes:
         raise ValueError(f"test.way has no meaning for data.kind={settings.kind}; remove it")
     other = dataclasses.replace(settings, **changes).call(device=device)
@@ -100,21 +116,20 @@ def build(settings: Any, test: TestTasks, device: torch.device | str) -> Splits:
     return Splits(splits.train, other.validation, other.test)
 
 
-def _resized(source: Source, changes: dict[str, int], device: torch.device | str) -> Episodes:
-    if not isinstance(source, Episodes):
+def _resized(splits: Splits, sizes: TestTasks, settings: Any) -> Splits:
+    """The same sources with other sizes in validation and test."""
+    validation, test = splits.validation, splits.test
+    if not (isinstance(validation, Episodes) and isinstance(test, Episodes)):
+        given = next(k for k, v in dataclasses.asdict(sizes).items() if v is not None)
         raise ValueError(
-            f"expected tasks drawn from a pool of classes, got {type(source).__name__}"
+            f"test.{given} has no meaning for data.kind={settings.kind}: its tasks "
+            "have the sizes that they have; remove it"
         )
-    sizes = {"way": source.way, "shot": source.shot, "queries": source.queries}
-    return Episodes(
-        source.pool,
-        **{**sizes, **changes},
-        rotate=source.rotate,
-        augment=source.augment,
-        within_group=source.within_group,
-        device=device,
-        name=source.name,
-        split=source.split,
+    way, shot, queries = sizes.way, sizes.shot, sizes.queries
+    return dataclasses.replace(
+        splits,
+        validation=validation.replace(way=way, shot=shot, queries=queries),
+        test=test.replace(way=way, shot=shot, queries=queries),
     )
 
 

@@ -13,6 +13,8 @@ from ..objective.losses import LossLike
 from ..solve import GradientDescent
 from .registry import Chunk, named
 
+__all__ = ["scratch"]
+
 
 @named(papers=())
 def scratch(

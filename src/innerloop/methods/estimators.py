@@ -25,6 +25,8 @@ from ..scope import Scope
 from ..solve import Adam, GradientDescent, NewtonCG, Rate
 from .registry import Chunk, named
 
+__all__ = ["es_maml", "fomaml", "hf_maml", "imaml", "maml", "reptile"]
+
 
 @named(papers=("finn2017maml",))
 def maml(

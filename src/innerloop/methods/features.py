@@ -19,6 +19,8 @@ from ..objective import Loss, Query, accuracy, as_loss, per_task
 from ..objective.losses import LossLike
 from .registry import Chunk, named
 
+__all__ = ["lrd2", "matching", "metaoptnet", "nil", "protonet", "r2d2"]
+
 
 @named(papers=("bertinetto2019r2d2",), features=True)
 def r2d2(

@@ -16,6 +16,8 @@ from ..scope import All, Except, PerStep
 from ..solve import GradientDescent, PerLayerPerStep, PerParameter, Rate
 from .registry import Chunk, named
 
+__all__ = ["bootstrapped", "deml", "maml_plus_plus"]
+
 
 @named(papers=("antoniou2019mamlpp",))
 def maml_plus_plus(
@@ -75,7 +77,7 @@ def bootstrapped(
 ) -> Method:
     """MAML towards a bootstrapped target: phi_K is to predict what `extra` more steps would.
 
-    Source: Flennerhag et al. 2022; the rates are MAML's, see `BootstrappedLearner`.
+    Source: Flennerhag et al. 2022; the rates are MAML's, see `Bootstrapped`.
     """
     learner = GradientLearner(model, GradientDescent(lr, steps), inner=loss, norm=norm)
     objective = Bootstrapped(loss, extra=extra, target_lr=target_lr)

@@ -18,6 +18,8 @@ from ..scope import All, Context, Except, Only, Prototypes, Zeroed, last_layer
 from ..solve import GradientDescent, Rate
 from .registry import Chunk, named
 
+__all__ = ["anil", "bias_transformation", "boil", "cavia", "proto_maml", "zeroing"]
+
 
 @named(papers=("raghu2020anil",))
 def anil(

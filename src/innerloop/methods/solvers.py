@@ -25,6 +25,8 @@ from ..solve.transform import Noise
 from .estimators import mini_batches
 from .registry import Chunk, named
 
+__all__ = ["alpha_maml", "dropgrad", "meta_curvature", "meta_lstm", "meta_sgd", "sign_maml"]
+
 
 @named(papers=("li2017metasgd",))
 def meta_sgd(

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib import resources
 
+from .. import methods
 from ..data.readers import DATASETS
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "maml": ("finn2017maml",),
-    "fomaml": ("finn2017maml",),
-    "reptile": ("nichol2018reptile",),
-    "imaml": ("rajeswaran2019imaml",),
-    "anil": ("raghu2020anil",),
-    "nil": ("raghu2020anil",),
-    "boil": ("oh2021boil",),
-    "meta_sgd": ("li2017metasgd",),
-    "alpha_maml": ("behl2019alpha",),
-    "deml": ("zhou2018deml", "li2017metasgd"),
-    "cavia": ("zintgraf2019cavia",),
-    "maml_plus_plus": ("antoniou2019mamlpp",),
-    "bias_transformation": ("finn2017imitation",),
-    "r2d2": ("bertinetto2019r2d2",),
-    "lrd2": ("bertinetto2019r2d2",),
-    "metaoptnet": ("lee2019metaoptnet", "amos2017optnet"),
-    "meta_lstm": ("ravi2017lstm",),
-    "es_maml": ("song2020esmaml",),
-    "dropgrad": ("tseng2020dropgrad",),
-    "sign_maml": ("fan2021signmaml",),
-    "meta_curvature": ("park2019metacurvature",),
-    "zeroing": ("kao2022contrastive",),
-    "proto_maml": ("triantafillou2020metadataset",),
-    "bootstrapped": ("flennerhag2022bootstrapped",),
-    "hf_maml": ("fallah2020hfmaml",),
-    "matching": ("vinyals2016matching",),
-    "protonet": ("snell2017protonet",),
+    **{name: method.papers for name, method in methods.METHODS.items()},
     "pretrained": ("finn2017maml",),
-    "scratch": (),
 }
 """By the method's kind; training from scratch is nobody's."""
 
@@ -110,3 +85,12 @@ def entries() -> dict[str, str]:
     text = resources.files(__package__).joinpath("citations.bib").read_text(encoding="utf-8")
     found = [entry.strip() for entry in text.split("\n\n") if entry.strip()]
     return {entry.partition("{")[2].partition(",")[0]: entry for entry in found}
+
+
+def label(key: str) -> str:
+    """An entry in short, as "Finn et al. 2017" or "Park & Oliva 2019"."""
+    entry = entries()[key]
+    fields = dict(re.findall(r"^\s*(author|year)\s*=\s*\{(.+?)\},?\s*$", entry, re.MULTILINE))
+    names = [name.strip().split(" ")[-1] for name in fields["author"].split(" and ")]
+    who = f"{names[0]} et al." if len(names) > 2 else " & ".join(names)
+    return f"{who} {fields['year']}"

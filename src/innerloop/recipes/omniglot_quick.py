@@ -8,7 +8,8 @@ from typing import Any
 from ..config import METHODS, Conv4, Evaluate, Omniglot, RunConfig
 from ..config import TestTasks as Test
 from ..train.settings import Settings
-from .outer import HYPER_RATES
+from .omniglot import HYPER_RATES
+from .registry import Family, row
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,19 @@ BORROWED = {"nil": "anil"}
 """Methods that train nothing, by the method whose weights they are tested on."""
 
 
-def quick_omniglot(way: int, kind: str) -> RunConfig:
+FAMILIES = tuple(
+    Family(
+        f"omniglot-{way}w1s-quick",
+        f"Omniglot {way}-way 1-shot, 37 minutes on two cores",
+        shot=1,
+        way=way,
+    )
+    for way in (5, 20)
+)
+
+
+@row(FAMILIES, *QUICK)
+def quick_omniglot(family: Family, kind: str) -> RunConfig:
     """Omniglot 1-shot in 37 minutes of training on two CPU cores, or what `train.minutes` says.
 
     All methods meet the same test tasks, with MAML's characters and rotations, on the same
@@ -110,6 +123,7 @@ def quick_omniglot(way: int, kind: str) -> RunConfig:
     goes with thousands. Matching: the temperature of 0.1 is ours, the paper has 1. ES-MAML: sigma
     and pairs are ours; its authors do control.
     """
+    way = family.way
     quick = {**QUICK, **(MANY_WAYS if way == 20 else {})}[kind]
     shared = Settings(
         iterations=200_000,
@@ -125,7 +139,7 @@ def quick_omniglot(way: int, kind: str) -> RunConfig:
         validate_steps=quick.steps,
     )
     return RunConfig(
-        name=f"omniglot-{way}w1s-quick/{kind}",
+        name=kind,
         data=Omniglot(
             way=way if quick.way is None else quick.way,
             shot=quick.shot,

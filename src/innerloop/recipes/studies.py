@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from .omniglot_quick import BORROWED, QUICK
 
-SETTINGS = ("5w1s", "5w5s", "20w1s", "20w5s")
+TASKS = ("5w1s", "5w5s", "20w1s", "20w5s")
 
 
 @dataclass(frozen=True)
-class Published:
+class Reported:
     """An accuracy in per cent as printed, and where."""
 
     value: str
@@ -34,13 +34,13 @@ class Study:
     about: str
     cells: tuple[Cell, ...]
     minutes: float | None = None
-    published: dict[str, dict[str, Published]] = field(default_factory=dict)
+    published: dict[str, dict[str, Reported]] = field(default_factory=dict)
 
 
-def _row(source: str, *values: str) -> dict[str, Published]:
-    """Values in the order of `SETTINGS`; an empty one was not reported."""
-    pairs = zip(SETTINGS, values, strict=True)
-    return {setting: Published(value, source) for setting, value in pairs if value}
+def _row(source: str, *values: str) -> dict[str, Reported]:
+    """Values in the order of `TASKS`; an empty one was not reported."""
+    pairs = zip(TASKS, values, strict=True)
+    return {setting: Reported(value, source) for setting, value in pairs if value}
 
 
 OMNIGLOT = {
@@ -117,7 +117,7 @@ STUDIES: dict[str, dict[str, Study]] = {
             "Omniglot at the papers' budgets",
             "the recipe of each paper in full, networks and splits as there",
             tuple(
-                cell for setting in SETTINGS for cell in _cells(f"omniglot-{setting}", PAPER_BUDGET)
+                cell for setting in TASKS for cell in _cells(f"omniglot-{setting}", PAPER_BUDGET)
             ),
             published=OMNIGLOT,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -104,6 +105,33 @@ class Episodes(Source):
             rows, y = together[:2], together[2:]
         support, query = (self._batch(rows[i], y[i], turns[i], generator) for i in (0, 1))
         return Task(support, query)
+
+    def replace(
+        self,
+        *,
+        pool: ClassPool | None = None,
+        way: int | None = None,
+        shot: int | None = None,
+        queries: int | None = None,
+        within_group: bool | None = None,
+        name: str | None = None,
+        split: str | None = None,
+    ) -> Episodes:
+        """The same tasks with what is given here changed; what is None stays.
+
+        Every other setting is taken over, whatever settings there are. Raises what building does.
+        """
+        changes = {
+            "pool": pool,
+            "way": way,
+            "shot": shot,
+            "queries": queries,
+            "within_group": within_group,
+            "name": name,
+            "split": split,
+        }
+        ours = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
+        return Episodes(**ours | {k: v for k, v in changes.items() if v is not None})
 
     def draw(self, generator: torch.Generator, n: int) -> Draw:
         """The first half of `sample`: which classes and rows make the next `n` tasks."""
