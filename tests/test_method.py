@@ -114,8 +114,25 @@ def test_a_forward_that_closes_over_the_original_module_is_refused() -> None:
     model.forward = lambda x: outside(x)  # type: ignore[method-assign]
     for chunk in (1, 3):
         method = Method(GradientLearner(model, GradientDescent(0.1, 1)), Query(), chunk=chunk)
-        with pytest.raises(ValueError, match=r"reaches none of the adapted.*closes over another"):
+        with pytest.raises(
+            ValueError,
+            match=r"ModuleDict depend on none of its parameters.*forward been taken from another",
+        ):
             method.meta_gradient(draw(shape=(4,)))
+
+
+def test_a_support_loss_that_reaches_nothing_that_is_adapted_is_refused() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x)
+
+    learner = GradientLearner(Half().double(), GradientDescent(0.1, 1), Only("b.*"))
+    with pytest.raises(ValueError, match=r"none of the adapted parameters \(b\.weight, b\.bias\)"):
+        Method(learner, Query()).meta_gradient(draw(shape=(4,)))
 
 
 def test_an_outer_loss_that_reaches_no_meta_parameter_is_refused() -> None:

@@ -310,7 +310,7 @@ def test_persistent_moments_are_handed_back_by_every_estimator_of_steps() -> Non
     learner = GradientLearner(net(), Adam(0.01, 2, persistent=True))
     swept = Method(learner, Query(), Adjoint(store_every=2)).meta_gradient(draw())
     unrolled = Method(learner, Query(), Unrolled()).meta_gradient(draw())
-    assert set(swept.memory) == {f"{m}.{k}" for m in "mv" for k in learner.names}
+    assert set(swept.memory) == {f"state.{m}.{k}" for m in "mv" for k in learner.names}
     for k, v in unrolled.memory.items():
         close(swept.memory[k], v)
     with pytest.raises(ValueError, match="persistent=False or tolerance=None"):

@@ -32,6 +32,7 @@ from innerloop.solve import (
     Momentum,
     NewtonCG,
     PerLayerPerStep,
+    Rate,
     Scalar,
     Solver,
 )
@@ -188,7 +189,18 @@ def test_steps_have_one_key_where_they_are_one_program(solver, scope, alike) -> 
 
 
 def test_by_default_no_two_steps_are_one_program() -> None:
+    class Halving(Rate):
+        def bind(self, shapes: dict[str, torch.Size], steps: int, dtype: torch.dtype) -> None:
+            return None
+
+        def at(self, hyper: Params, t: int, name: str) -> float:
+            return 0.5**t
+
+        def describe(self) -> str:
+            return "halved at every step"
+
     assert len({Valley(4).key(t) for t in range(4)}) == 4
+    assert len({GradientDescent(Halving(), 4).key(t) for t in range(4)}) == 4
 
 
 class OnlyPath(Learner):

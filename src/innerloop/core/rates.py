@@ -29,8 +29,8 @@ class Rate(nn.Module, ABC):
         """
 
     def key(self, t: int) -> Hashable:
-        """Steps with equal keys use the same rates."""
-        return None
+        """Steps with equal keys use the same rates; by default no two do."""
+        return t
 
     @abstractmethod
     def describe(self) -> str:

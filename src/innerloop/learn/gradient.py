@@ -32,6 +32,7 @@ from ..scope import All, Scope
 from ..solve import Solver
 from .examples import StepExamples
 from .function import FunctionCall
+from .resize import resize
 
 V = TypeVar("V")
 
@@ -84,6 +85,7 @@ class GradientLearner(Learner):
         for term in self.terms():
             term.bind(first)
         self._functions: dict[int, FunctionCall] = {}
+        self._step_was_read = False
         self._way = _Descent(self)
         self.to(first.device)
 
@@ -124,7 +126,7 @@ class GradientLearner(Learner):
         model = self.call.materialise(fitting, one_of(support.x))
         for k, v in one.items():
             if k not in fitting:  # a head with another number of classes
-                _resize(model, k, v)
+                resize(model, k, v)
         return model
 
     def health(self, meta: Params, point: Point, support: Batch) -> Params:
@@ -287,7 +289,8 @@ class _Descent(Path):
         return self.solver.pull_constant(lam, mu)
 
     def key(self, t: int) -> Hashable:
-        return self.solver.key(t) if self.learner.scope.constant() else t
+        alike = self.learner.scope.constant() and not self.learner._step_was_read
+        return self.solver.key(t) if alike else t
 
 
 class _Minimum(Optimum):
@@ -311,15 +314,21 @@ class _At(Situation):
     """What the terms see at one step."""
 
     def __init__(self, learner: GradientLearner, meta: Params, point: Point, data: _Data):
-        self.t, self.phi, self.batch = point.t, point.phi, data.batch
+        self.phi, self.batch = point.phi, data.batch
         self._learner, self._meta, self._point, self._support = learner, meta, point, data.support
         self._outputs: Tree = None
+
+    @property
+    def t(self) -> int:  # type: ignore[override]
+        # A term that asks for the step may do something else at each: no step stands for all.
+        self._learner._step_was_read = True
+        return self._point.t
 
     @property
     def outputs(self) -> Tree:
         if self._outputs is None:
             weights, stacked = self.weights()
-            stream = self._learner._stream(self.t)
+            stream = self._learner._stream(self._point.t)
             self._outputs = self._learner.call(weights, stacked, self.batch.x, stream, None)
         return self._outputs
 
@@ -335,7 +344,9 @@ class _At(Situation):
     ) -> Tensor:
         weights, stacked = self.weights()
         call = self._learner._function(function, hyper)
-        return call.values(weights, stacked, self.batch, self._learner._stream(self.t), values)
+        return call.values(
+            weights, stacked, self.batch, self._learner._stream(self._point.t), values
+        )
 
 
 class _Adapted(Models):
@@ -383,12 +394,3 @@ class _Steps(Program):
 
     def key(self) -> Hashable:
         return self.learner.solver.steps
-
-
-def _resize(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put a parameter of another shape into a layer; a linear layer's width follows."""
-    path, _, attribute = name.rpartition(".")
-    layer = model.get_submodule(path)
-    setattr(layer, attribute, nn.Parameter(value.detach().clone()))
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape

@@ -17,7 +17,14 @@ from ..core.types import Params
 log = logging.getLogger("innerloop")
 
 
-class Fixed(Rate):
+class _Same(Rate):
+    """A rate that all steps have in common."""
+
+    def key(self, t: int) -> Hashable:
+        return None
+
+
+class Fixed(_Same):
     """The same number everywhere, not learned (MAML's alpha)."""
 
     def __init__(self, lr: float):
@@ -34,7 +41,7 @@ class Fixed(Rate):
         return f"fixed {self.lr:g}"
 
 
-class Scalar(Rate):
+class Scalar(_Same):
     """One learned number for all tensors and steps."""
 
     def __init__(self, lr: float):
@@ -52,7 +59,7 @@ class Scalar(Rate):
         return f"one learned scalar, initially {self.lr:g}"
 
 
-class _Table(Rate):
+class _Table(_Same):
     """Learned values kept per adapted tensor, under the tensor's name with `.` as `/`."""
 
     def __init__(self, lr: float):
