@@ -63,7 +63,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"core", "data", "evaluate", "method"},
     "pictures": {"core", "data", "evaluate", "method"},
     "config": {"core", "call", "method", "methods", "models", "data", "train"},
-    "recipes": {"config", "data", "train"},
+    "recipes": {"config", "data", "train", "methods"},
 }
 FREE = {"cli", "__init__", "__main__"}  # may import everything
 

@@ -313,3 +313,25 @@ def test_drafts_of_a_killed_save_are_cleared(tmp_path: Path) -> None:
     left = [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
     assert left == [".evaluation.json.x3"], "another command may be writing it"
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_weights_of_earlier_versions_are_read_under_their_new_names(tmp_path: Path) -> None:
+    """MAML++, a learned penalty and a discriminator kept their parameters elsewhere."""
+    from innerloop.train.weights import WITHOUT_DIGEST
+
+    written = {
+        "learner.model.0.weight": torch.ones(1),
+        "learner.later.0/weight": torch.full((1,), 2.0),
+        "learner.penalty.lam.log": torch.full((1,), 3.0),
+        "discriminator.weight": torch.full((1,), 4.0),
+    }
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(written, path, {"format": WITHOUT_DIGEST, "step": "1"})
+    found, facts = read_weights(path)
+    assert facts == {"step": "1"}
+    assert {k: float(v) for k, v in found.items()} == {
+        "learner.model.0.weight": 1.0,
+        "learner.scope.later.0/weight": 2.0,
+        "learner.inner.1.lam.log": 3.0,
+        "objective.discriminator.weight": 4.0,
+    }

@@ -75,6 +75,9 @@ class All(Scope):
     def names(self, params: Params) -> list[str]:
         return [k for k, v in params.items() if v.requires_grad]
 
+    def constant(self) -> bool:
+        return True
+
     def describe(self) -> str:
         return "all"
 
@@ -88,6 +91,9 @@ class Only(Scope):
 
     def names(self, params: Params) -> list[str]:
         return [k for k in matched(self.patterns, params) if params[k].requires_grad]
+
+    def constant(self) -> bool:
+        return True
 
     def describe(self) -> str:
         return "only " + ", ".join(self.patterns)
@@ -103,6 +109,9 @@ class Except(Scope):
     def names(self, params: Params) -> list[str]:
         left_out = set(matched(self.patterns, params))
         return [k for k, v in params.items() if v.requires_grad and k not in left_out]
+
+    def constant(self) -> bool:
+        return True
 
     def describe(self) -> str:
         return "all except " + ", ".join(self.patterns)

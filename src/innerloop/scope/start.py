@@ -37,6 +37,9 @@ class Context(Scope):
         tasks = count(support.x)
         return {k: torch.zeros_like(trees.expand(params[k].detach(), tasks)) for k in names}
 
+    def constant(self) -> bool:
+        return True
+
     def describe(self) -> str:
         return "context " + ", ".join(self.patterns)
 

@@ -113,7 +113,11 @@ def save_validation(run_dir: Path, state: State) -> None:
     place = _place(run_dir, state.step)
     if place.exists():
         facts = {name: getattr(state, name) for name in _FOUND_BY_VALIDATION}
-        write_text(place / VALIDATION, json.dumps({**facts, "digest": _digest(facts)}) + "\n")
+        write_text(
+            place / VALIDATION,
+            json.dumps({**facts, "digest": _digest(facts)}) + "\n",
+            inside_run=True,
+        )
 
 
 def save_best(run_dir: Path, method: nn.Module, state: State) -> Path:

@@ -21,6 +21,13 @@ from torch import Tensor, nn
 FORMAT = "innerloop-checkpoint-2"
 WITHOUT_DIGEST = "innerloop-checkpoint-1"
 """What earlier versions wrote: still read, but nothing in it can be checked."""
+MOVED = {
+    "learner.later.": "learner.scope.later.",
+    "learner.penalty.log": "learner.inner.1.lam.log",
+    "learner.penalty.": "learner.inner.1.",
+    "discriminator.": "objective.discriminator.",
+}
+"""Parameters of earlier versions that another piece owns now, by the beginning of their names."""
 
 
 class CheckpointError(ValueError):
@@ -59,9 +66,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     written = facts.pop("format", None)
     if written not in (FORMAT, WITHOUT_DIGEST):
         raise CheckpointError(f"{path} was not written by innerloop (expected {FORMAT})")
+    if written == WITHOUT_DIGEST:
+        tensors = {_moved(k): v for k, v in tensors.items()}
     if facts.pop("digest", None) != _digest(header, payload) and written == FORMAT:
         raise CheckpointError(f"{path} is damaged: its bytes are not those that were written")
     return tensors, facts
+
+
+def _moved(name: str) -> str:
+    """The name of today for a parameter of an earlier version."""
+    old = next((prefix for prefix in MOVED if name.startswith(prefix)), None)
+    return name if old is None else MOVED[old] + name.removeprefix(old)
 
 
 def load_weights(path: Path, method: nn.Module) -> dict[str, str]:
