@@ -174,15 +174,13 @@ class GradientLearner(Learner):
 
     def _refuse(self, view: type) -> Refusal | None:
         """What stands against this view: reasons of scope, solver, and this learner."""
-        if view is Memory and self.scope.keeps():
-            return None
+        if view is Memory:  # one of the two is enough
+            return self.scope.refuse(view) and self.solver.refuse(view)
         reason = self.scope.refuse(view)
         if reason is None and view not in (Trajectory, Models):
             reason = self.solver.refuse(view)
         if reason is not None:
             return reason
-        if view is Program and self.scope.keeps():
-            return Refusal("the weights outlive the task", 'Use engine="eager"')
         if view is Optimum:
             return self._refuse_optimum()
         if view is Program and self.solver.tolerance is not None:
@@ -201,7 +199,7 @@ class GradientLearner(Learner):
                 "for none of them",
                 "Use `examples=None`, or use `Adjoint()`",
             )
-        if self.solver.tolerance is None and not any(t.convex_from() for t in self.terms()):
+        if self.solver.tolerance is None and not self._held():
             return Refusal(
                 f"`{name}` without a penalty or a tolerance: phi is not a stationary point of "
                 "anything",
@@ -209,6 +207,10 @@ class GradientLearner(Learner):
                 "`Adjoint()`",
             )
         return None
+
+    def _held(self) -> bool:
+        """Whether a term keeps phi near a point, so that the inner problem has a minimum."""
+        return any(term.refuse(Optimum) is None for term in self.terms())
 
     def _weights(self, meta: Params, point: Point, role: str) -> tuple[Params, set[str]]:
         params, own = trees.under("model.", meta), trees.under("scope.", meta)
@@ -232,9 +234,7 @@ class GradientLearner(Learner):
 
     def _stream(self, t: int) -> str:
         """Fresh dropout masks at every step, but one mask where phi seeks a stationary point."""
-        one_objective = self.solver.tolerance is not None or any(
-            term.convex_from() for term in self.terms()
-        )
+        one_objective = self.solver.tolerance is not None or self._held()
         return "support" if one_objective else f"support {t}"
 
 
@@ -289,8 +289,9 @@ class _Descent(Path):
         return self.solver.pull_constant(lam, mu)
 
     def key(self, t: int) -> Hashable:
-        alike = self.learner.scope.constant() and not self.learner._step_was_read
-        return self.solver.key(t) if alike else t
+        if self.learner._step_was_read:
+            return t
+        return self.solver.key(t), self.learner.scope.key(t)
 
 
 class _Minimum(Optimum):
@@ -373,16 +374,17 @@ class _Kept(Memory):
     def __init__(self, solver: Solver, scope: Scope):
         self.solver, self.scope = solver, scope
         self._of_solver = solver.refuse(Memory) is None
+        self._of_scope = scope.refuse(Memory) is None
 
     def of(self, end: Point) -> Params:
         state = {f"state.{k}": v for k, v in end.state.items()} if self._of_solver else {}
-        phi = {f"phi.{k}": v for k, v in end.phi.items()} if self.scope.keeps() else {}
+        phi = {f"phi.{k}": v for k, v in end.phi.items()} if self._of_scope else {}
         return state | phi
 
     def keep(self, state: Params) -> None:
         if self._of_solver:
             self.solver.keep(trees.under("state.", state))
-        if self.scope.keeps():
+        if self._of_scope:
             self.scope.keep(trees.under("phi.", state))
 
 

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from ..core import trees
 from ..core.checks import positive
+from ..core.contract import Optimum, Refusal
 from ..core.strength import Strength
 from ..core.types import Batch, Params, Tree
 from .losses import Loss, LossLike, as_loss
@@ -68,9 +69,16 @@ class Term(nn.Module, ABC):
         """Take the type of the adapted weights; called once by the learner."""
         return None
 
-    def convex_from(self) -> bool:
-        """Whether it keeps phi near a point, so that a minimum exists for `Implicit`."""
-        return False
+    def refuse(self, view: type) -> Refusal | None:
+        """Why this term alone makes no `Optimum`, say; None where it keeps phi near a point."""
+        if view is Optimum:
+            return Refusal(
+                f"`{type(self).__name__}` without a penalty or a tolerance: phi is not a "
+                "stationary point of anything",
+                "Add `Proximal(lam)` to the inner terms or give the solver a tolerance, or use "
+                "`Adjoint()`",
+            )
+        return None
 
     @abstractmethod
     def describe(self) -> str:
@@ -118,8 +126,8 @@ class Proximal(Term):
         gap = {k: v - start[k] for k, v in at.phi.items()}
         return 0.5 * self.lam.at(hyper) * trees.dot(gap, gap)
 
-    def convex_from(self) -> bool:
-        return True
+    def refuse(self, view: type) -> Refusal | None:
+        return None
 
     def describe(self) -> str:
         return f"proximal penalty {self.lam.describe()}"

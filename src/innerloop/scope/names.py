@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from ..core import trees
-from ..core.contract import Point, Refusal
+from ..core.contract import Memory, Point, Refusal
 from ..core.types import Batch, Params, Tree, count
 
 Run = Callable[[Params, set[str], Tree], Tree]
@@ -48,17 +48,20 @@ class Scope(nn.Module, ABC):
         """
         return {**params, **point.phi}, set(names)
 
-    def constant(self) -> bool:
-        """Whether all steps use the model alike."""
-        return True
+    def key(self, t: int) -> Hashable:
+        """Steps with equal keys use the model alike; by default no two are known to."""
+        return t
 
     def refuse(self, view: type) -> Refusal | None:
-        """Why a learner with this scope cannot be seen as a `Program`, say; None where it can."""
-        return None
+        """Why a learner with this scope cannot be seen as a `Program` or `Memory`, say.
 
-    def keeps(self) -> bool:
-        """Whether the next tasks start where the last ones ended."""
-        return False
+        None where it can, as far as the scope is concerned. By default nothing outlives a task.
+        """
+        if view is Memory:
+            return Refusal(
+                f"`{type(self).__name__}` starts every task anew", "Use `Carried(scope)`"
+            )
+        return None
 
     def keep(self, phi: Params) -> None:
         """Start the next tasks from here; for scopes that keep."""
@@ -75,8 +78,8 @@ class All(Scope):
     def names(self, params: Params) -> list[str]:
         return [k for k, v in params.items() if v.requires_grad]
 
-    def constant(self) -> bool:
-        return True
+    def key(self, t: int) -> Hashable:
+        return None
 
     def describe(self) -> str:
         return "all"
@@ -92,8 +95,8 @@ class Only(Scope):
     def names(self, params: Params) -> list[str]:
         return [k for k in matched(self.patterns, params) if params[k].requires_grad]
 
-    def constant(self) -> bool:
-        return True
+    def key(self, t: int) -> Hashable:
+        return None
 
     def describe(self) -> str:
         return "only " + ", ".join(self.patterns)
@@ -110,8 +113,8 @@ class Except(Scope):
         left_out = set(matched(self.patterns, params))
         return [k for k, v in params.items() if v.requires_grad and k not in left_out]
 
-    def constant(self) -> bool:
-        return True
+    def key(self, t: int) -> Hashable:
+        return None
 
     def describe(self) -> str:
         return "all except " + ", ".join(self.patterns)
@@ -146,14 +149,11 @@ class Within(Scope):
     ) -> tuple[Params, set[str]]:
         return self.scope.weights(params, trees.under("scope.", own), names, point, role)
 
-    def constant(self) -> bool:
-        return self.scope.constant()
+    def key(self, t: int) -> Hashable:
+        return self.scope.key(t)
 
     def refuse(self, view: type) -> Refusal | None:
         return self.scope.refuse(view)
-
-    def keeps(self) -> bool:
-        return self.scope.keeps()
 
     def keep(self, phi: Params) -> None:
         self.scope.keep(phi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -77,8 +78,8 @@ class PerStep(Within):
         later = {k: own[f"later.{key}"][row - 1] for k, key in self._rows.items()}
         return {**weights, **later}, stacked
 
-    def constant(self) -> bool:
-        return False
+    def key(self, t: int) -> Hashable:
+        return t
 
     def describe(self) -> str:
         return f"{self.scope.describe()}, BatchNorm's scale and shift per step"

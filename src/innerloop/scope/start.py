@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import nn
 
 from ..core import streams, trees
 from ..core.classes import membership
-from ..core.contract import Program, Refusal
+from ..core.contract import Memory, Program, Refusal
 from ..core.types import Batch, Params, count
 from .names import Run, Scope, Within, checked, matched
 
@@ -37,8 +37,8 @@ class Context(Scope):
         tasks = count(support.x)
         return {k: torch.zeros_like(trees.expand(params[k].detach(), tasks)) for k in names}
 
-    def constant(self) -> bool:
-        return True
+    def key(self, t: int) -> Hashable:
+        return None
 
     def describe(self) -> str:
         return "context " + ", ".join(self.patterns)
@@ -201,8 +201,12 @@ class Carried(Within):
         now, tasks = dict(self.named_buffers(recurse=False)), count(support.x)
         return {k: trees.expand(now[f"now/{trees.slot(k)}"], tasks) for k in names}
 
-    def keeps(self) -> bool:
-        return True
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Memory:
+            return None
+        if view is Program:
+            return Refusal("the weights outlive the task", 'Use engine="eager"')
+        return super().refuse(view)
 
     def keep(self, phi: Params) -> None:
         now = dict(self.named_buffers(recurse=False))
