@@ -339,6 +339,23 @@ def test_choices_that_do_not_fit_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [("drawn", "every call draws other weights"), ("carried", "the weights outlive the task")],
+)
+def test_recorded_engines_name_why_they_refuse(start: str, reason: str) -> None:
+    method = bilevel(
+        network(),
+        outer_parameters(),
+        inner=inner,
+        outer=outer,
+        solver=GradientDescent(RATE, STEPS),
+        start=start,  # type: ignore[arg-type]
+    )
+    with pytest.raises(ValueError, match=reason):
+        method.use("traced")
+
+
 class Scaled(nn.Module):
     """A linear layer times a parameter that belongs to no layer."""
 

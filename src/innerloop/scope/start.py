@@ -171,6 +171,11 @@ class Drawn(Within):
         fresh, tasks = dict(model.named_parameters()), count(support.x)
         return {k: trees.expand(fresh[k].detach().clone(), tasks) for k in names}
 
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Program:
+            return Refusal("every call draws other weights to start from", 'Use engine="eager"')
+        return super().refuse(view)
+
     def describe(self) -> str:
         return f"{self.scope.describe()}, from random weights"
 
