@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from innerloop import Batch, Method, Task, bilevel
 from innerloop.estimate import Adjoint, Implicit
+from innerloop.scope import Only
 from innerloop.solve import GradientDescent, Momentum, NewtonCG, Solver
 
 RATE, STEPS, N = 0.2, 5, 6
@@ -376,7 +377,7 @@ def test_parameters_that_nothing_draws_are_refused_by_name() -> None:
         "solver": GradientDescent(RATE, STEPS),
     }
     with pytest.raises(ValueError, match=r"nothing draws scale anew.*draw=function"):
-        bilevel(Scaled(), outer_parameters(), **pieces).loss(problem())
+        bilevel(Scaled(), outer_parameters(), **pieces)
 
     def draw(model: nn.Module) -> None:
         model.linear.reset_parameters()
@@ -384,3 +385,9 @@ def test_parameters_that_nothing_draws_are_refused_by_name() -> None:
 
     method = bilevel(Scaled(), outer_parameters(), draw=draw, **pieces)
     assert torch.isfinite(method.loss(problem()))
+    solver = GradientDescent(RATE, STEPS)
+    # What is not adapted needs no draw.
+    layer = bilevel(
+        Scaled(), outer_parameters(), scope=Only("linear.*"), **pieces | {"solver": solver}
+    )
+    assert torch.isfinite(layer.loss(problem()))
