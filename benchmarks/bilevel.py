@@ -6,7 +6,7 @@
    one decay, and one per group of columns, against grids.
 3. Distilled images: one or two learned images per character, from which fresh networks learn five.
 
-Run: INNERLOOP_DATA=FOLDER python benchmarks/bilevel.py      (about 7 minutes)
+Run: INNERLOOP_DATA=FOLDER python benchmarks/bilevel.py      (about 8 minutes; resumable)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from bench import heading, table, takes_no_options, write
+from bench import RUNS, heading, table, takes_no_options, write
 from scipy.stats import t as student
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -511,6 +511,15 @@ def distillation(characters: Characters) -> list[str]:
     return ["## 3. Distilled images", "", facts, "", *table(["images", "accuracy", "time"], rows)]
 
 
+def kept(name: str, part: Callable[[], list[str]]) -> list[str]:
+    """The lines of a part, from runs/benchmarks/bilevel if it was complete before."""
+    path = RUNS / "bilevel" / f"{name}.md"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(part()), encoding="utf-8")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def main() -> None:
     takes_no_options(__doc__)
     torch.set_num_threads(1)
@@ -523,9 +532,12 @@ def main() -> None:
         "part; ± is the 95 % interval over seeds by Student's t; times on one core."
     )
     lines = heading("Bilevel problems", "python benchmarks/bilevel.py", facts)
-    parts = [weight_decay(), distillation(characters), wrong_labels(characters)]
-    for part in (parts[2], parts[0], parts[1]):
-        lines += [*part, ""]
+    for name, part in (
+        ("labels", lambda: wrong_labels(characters)),
+        ("decay", weight_decay),
+        ("distilled", lambda: distillation(characters)),
+    ):
+        lines += [*kept(name, part), ""]
     write("bilevel.md", lines[:-1])
 
 
