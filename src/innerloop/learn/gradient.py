@@ -84,7 +84,7 @@ class GradientLearner(Learner):
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
         for term in self.terms():
             term.bind(first)
-        self._functions: dict[int, FunctionCall] = {}
+        self._functions: dict[tuple[int, int], FunctionCall] = {}
         self._step_was_read = False
         self._way = _Descent(self)
         self.to(first.device)
@@ -224,12 +224,17 @@ class GradientLearner(Learner):
         return self.call(weights, stacked, x, "start", None)
 
     def _function(self, function: ModelFunction, hyper: nn.Module | None = None) -> FunctionCall:
-        """The model under this function; made once, so that it is examined once."""
-        found = self._functions.get(id(function))
+        """The model under this function; made once, so that it is examined once.
+
+        With other outer parameters, or without them, it is another one: one function may be both
+        the inner and the outer loss.
+        """
+        place = id(function), id(hyper)
+        found = self._functions.get(place)
         if found is None:
             found = FunctionCall(self.model, function, self.call.policy, hyper)
             found.follow(self.call)
-            self._functions[id(function)] = found
+            self._functions[place] = found
         return found
 
     def _stream(self, t: int) -> str:

@@ -152,16 +152,25 @@ class Drawn(Within):
 
     `draw(model)` puts new values into a copy of the model; by default every layer's
     `reset_parameters` does. All draws of a call are the same, and follow torch's seed.
+
+    Binding raises ValueError for adapted parameters that no layer knows how to draw.
     """
 
     def __init__(self, scope: Scope, draw: Callable[[nn.Module], None] | None = None):
         super().__init__(scope)
-        self.draw = draw or reset
+        self.draw = draw
         self._model: list[nn.Module] = []  # in a list: its parameters are not the scope's
 
     def bind(self, model: nn.Module, steps: int) -> list[str]:
         self._model = [copy.deepcopy(model)]
-        return super().bind(model, steps)
+        names = super().bind(model, steps)
+        left = [k for k in undrawn(model) if k in names]
+        if left and self.draw is None:
+            raise ValueError(
+                f"nothing draws {', '.join(left)} anew: their layers have no `reset_parameters`; "
+                "pass draw=function(model) that fills all of them"
+            )
+        return names
 
     def start(
         self, params: Params, own: Params, names: list[str], support: Batch, run: Run
@@ -170,9 +179,14 @@ class Drawn(Within):
         first = next(iter(params.values()))
         model.to(first)
         with torch.no_grad(), streams.replay("drawn", device=first.device):
-            self.draw(model)
+            (self.draw or reset)(model)
         fresh, tasks = dict(model.named_parameters()), count(support.x)
         return {k: trees.expand(fresh[k].detach().clone(), tasks) for k in names}
+
+    def refuse(self, view: type) -> Refusal | None:
+        if view is Program:
+            return Refusal("every call draws other weights to start from", 'Use engine="eager"')
+        return super().refuse(view)
 
     def describe(self) -> str:
         return f"{self.scope.describe()}, from random weights"
@@ -218,16 +232,17 @@ class Carried(Within):
 
 
 def reset(model: nn.Module) -> None:
-    """Draw every layer anew. Raises ValueError for parameters that no layer knows how to draw."""
-    left = {id(p): k for k, p in model.named_parameters()}
-    for layer in model.modules():
-        redraw = getattr(layer, "reset_parameters", None)
-        if callable(redraw):
-            redraw()
-            for p in layer.parameters(recurse=False):
-                left.pop(id(p), None)
-    if left:
-        raise ValueError(
-            f"nothing draws {', '.join(left.values())} anew: their layers have no "
-            "`reset_parameters`; pass draw=function(model) that fills all of them"
-        )
+    """Draw every layer anew that knows how to."""
+    for layer in drawable(model):
+        layer.reset_parameters()  # type: ignore[operator]
+
+
+def undrawn(model: nn.Module) -> list[str]:
+    """The parameters that `reset` leaves as they are."""
+    drawn = {id(p) for layer in drawable(model) for p in layer.parameters(recurse=False)}
+    return [k for k, p in model.named_parameters() if id(p) not in drawn]
+
+
+def drawable(model: nn.Module) -> list[nn.Module]:
+    """The layers with a `reset_parameters`."""
+    return [m for m in model.modules() if callable(getattr(m, "reset_parameters", None))]
