@@ -34,6 +34,7 @@ from ..core.contract import (
     OuterWeights,
     Path,
     Point,
+    Refused,
     Sweeping,
     View,
 )
@@ -252,6 +253,13 @@ class Adjoint(Estimator):
         if path.steps == 1 and self.last is None and type(self.curvature) is ReverseOverReverse:
             # One step: the sweep is a single turn, which plain autograd makes in fewer calls.
             return Unrolled().on(learner, objective)
+        if self.last and path.tolerance is not None:
+            raise Refused(
+                f"`Adjoint(last={self.last})` counts the last steps of all tasks of a chunk, and "
+                f"with a tolerance tasks of `{type(learner).__name__}` end at different steps: the "
+                "result would depend on `chunk`. Use `Adjoint()`, `FirstOrder()`, or "
+                "tolerance=None."
+            )
         objective.bind(learner)
         return self.sweep(Turns(learner, objective, path, self.curvature))
 

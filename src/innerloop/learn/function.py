@@ -32,7 +32,7 @@ class FunctionCall(ModelCall):
     def follow(self, other: ModelCall) -> None:
         """Take the modes and the precision of another call of the same model."""
         self.precision = other.precision
-        self.follow_modes()
+        self.follow_modes(other._training)
 
     def values(
         self,

@@ -27,11 +27,12 @@ from ..core.contract import (
 )
 from ..core.types import Batch, Params, Tree, one_of
 from ..objective.losses import Loss, LossLike
-from ..objective.terms import ModelFunction, Situation, Term, as_terms
+from ..objective.terms import ModelFunction, Situation, Term, as_terms, names_of
 from ..scope import All, Scope
 from ..solve import Solver
 from .examples import StepExamples
 from .function import FunctionCall
+from .kept import Kept
 
 V = TypeVar("V")
 
@@ -72,6 +73,11 @@ class GradientLearner(Learner):
                 "a gradient tolerance needs one inner objective, but mini-batches change it at "
                 "every step: use tolerance=None or examples=None"
             )
+        if solver.tolerance is not None and not self.scope.constant():
+            raise ValueError(
+                "a gradient tolerance needs one inner objective, but the scope "
+                f"`{self.scope.describe()}` uses another model at every step: use tolerance=None"
+            )
         params: Params = dict(model.named_parameters())
         self.names = self.scope.bind(model, solver.steps)
         if not self.names:
@@ -80,10 +86,13 @@ class GradientLearner(Learner):
                 f"model has {', '.join(params)}"
             )
         first = params[self.names[0]]
+        if first.is_complex():  # rates and strengths are real numbers
+            first = first.detach().real
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
         for term in self.terms():
             term.bind(first)
-        self._functions: dict[int, FunctionCall] = {}
+        self._hyper = names_of(self.terms(), self)
+        self._functions: dict[tuple[int, int], FunctionCall] = {}
         self._way = _Descent(self)
         self.to(first.device)
 
@@ -149,7 +158,7 @@ class GradientLearner(Learner):
             Path: lambda: self._way,
             Trajectory: lambda: loop.Walk(self._way),
             Optimum: lambda: _Minimum(self._way),
-            Memory: lambda: _Kept(self.solver, self.scope),
+            Memory: lambda: Kept(self.solver, self.scope),
             Program: lambda: _Steps(self),
             Models: lambda: _Adapted(self),
         }
@@ -193,6 +202,12 @@ class GradientLearner(Learner):
 
     def _refuse_optimum(self) -> Refusal | None:
         name = type(self.solver).__name__
+        if not self.scope.constant():
+            return Refusal(
+                f"the scope `{self.scope.describe()}` gives each step another objective, so phi "
+                "is stationary for none of them",
+                "Use a scope without it, or use `Adjoint()`",
+            )
         if self.examples is not None:
             return Refusal(
                 "a mini-batched support: each step has another objective, so phi is stationary "
@@ -221,11 +236,12 @@ class GradientLearner(Learner):
 
     def _function(self, function: ModelFunction, hyper: nn.Module | None = None) -> FunctionCall:
         """The model under this function; made once, so that it is examined once."""
-        found = self._functions.get(id(function))
+        found = self._functions.get((id(function), id(hyper)))
         if found is None:
             found = FunctionCall(self.model, function, self.call.policy, hyper)
             found.follow(self.call)
-            self._functions[id(function)] = found
+            # It holds both, so that no other object can take over their identity.
+            self._functions[id(function), id(hyper)] = found
         return found
 
     def _stream(self, t: int) -> str:
@@ -269,8 +285,8 @@ class _Descent(Path):
     def losses(self, meta: Params, point: Point, data: Any) -> Tensor:
         at = _At(self.learner, meta, point, data)
         first, *others = [
-            term.losses(trees.under(f"inner.{i}.", meta), at)
-            for i, term in enumerate(self.learner.terms())
+            term.losses({k: meta[name] for k, name in names.items() if name in meta}, at)
+            for term, names in zip(self.learner.terms(), self.learner._hyper, strict=True)
         ]
         return sum(others, first)
 
@@ -314,13 +330,13 @@ class _At(Situation):
         self.t, self.phi, self.batch = point.t, point.phi, data.batch
         self._learner, self._meta, self._point, self._support = learner, meta, point, data.support
         self._outputs: Tree = None
+        self.stream = learner._stream(point.t)
 
     @property
     def outputs(self) -> Tree:
         if self._outputs is None:
             weights, stacked = self.weights()
-            stream = self._learner._stream(self.t)
-            self._outputs = self._learner.call(weights, stacked, self.batch.x, stream, None)
+            self._outputs = self._learner.call(weights, stacked, self.batch.x, self.stream, None)
         return self._outputs
 
     @property
@@ -335,7 +351,7 @@ class _At(Situation):
     ) -> Tensor:
         weights, stacked = self.weights()
         call = self._learner._function(function, hyper)
-        return call.values(weights, stacked, self.batch, self._learner._stream(self.t), values)
+        return call.values(weights, stacked, self.batch, self.stream, values)
 
 
 class _Adapted(Models):
@@ -354,25 +370,6 @@ class _Adapted(Models):
     ) -> Tensor:
         weights, stacked = self.learner._weights(meta, point, role)
         return self.learner._function(function).values(weights, stacked, batch, role)
-
-
-class _Kept(Memory):
-    """The solver's state between tasks, and the weights of a scope that carries them on."""
-
-    def __init__(self, solver: Solver, scope: Scope):
-        self.solver, self.scope = solver, scope
-        self._of_solver = solver.refuse(Memory) is None
-
-    def of(self, end: Point) -> Params:
-        state = {f"state.{k}": v for k, v in end.state.items()} if self._of_solver else {}
-        phi = {f"phi.{k}": v for k, v in end.phi.items()} if self.scope.keeps() else {}
-        return state | phi
-
-    def keep(self, state: Params) -> None:
-        if self._of_solver:
-            self.solver.keep(trees.under("state.", state))
-        if self.scope.keeps():
-            self.scope.keep(trees.under("phi.", state))
 
 
 class _Steps(Program):
