@@ -204,9 +204,43 @@ def test_what_a_tolerance_makes_dependent_on_the_chunk_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="stationary for none of them"):
         Method(steps, Query("mse"), Implicit())
-    still = GradientLearner(net(), GradientDescent(0.1, 5, tolerance=0.1), inner="mse")
-    with pytest.raises(ValueError, match=r"`Adjoint\(last=2\)` counts the last steps"):
-        Method(still, Query("mse"), Adjoint(last=2))
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_truncation_counts_the_last_steps_of_each_task(chunk) -> None:
+    """Tasks come to rest at different steps; a plain truncated loop, task by task."""
+    model, tasks = net(), draw()
+    rate, last, tolerance = 0.2, 2, 0.4
+    inner = GradientLearner(model, GradientDescent(rate, 10, tolerance=tolerance), inner="mse")
+    found = Method(inner, Query("mse"), Adjoint(last=last), chunk=chunk).meta_gradient(tasks)
+    names, start = zip(*model.named_parameters(), strict=True)
+    total, ended = torch.zeros((), dtype=torch.float64), set()
+
+    def gradients(i: int, phi: list[Tensor]) -> list[Tensor]:
+        weights = dict(zip(names, phi, strict=True))
+        outputs = functional_call(model, weights, (tasks.support.x[i],))
+        loss = F.mse_loss(outputs, tasks.support.y[i])
+        return list(torch.autograd.grad(loss, phi, create_graph=True))
+
+    def run(i: int, steps: int, exact_from: int) -> tuple[list[Tensor], int]:
+        phi = [p * 1 for p in start]
+        for t in range(steps):
+            grads = gradients(i, phi)
+            if torch.cat([g.flatten() for g in grads]).norm() <= tolerance:
+                return phi, t
+            grads = [g if t >= exact_from else g.detach() for g in grads]
+            phi = [p - rate * g for p, g in zip(phi, grads, strict=True)]
+        return phi, steps
+
+    for i in range(3):
+        stop = run(i, 10, 10)[1]
+        ended.add(stop)
+        phi = run(i, stop, stop - last)[0]
+        outputs = functional_call(model, dict(zip(names, phi, strict=True)), (tasks.query.x[i],))
+        total = total + F.mse_loss(outputs, tasks.query.y[i]) / 3
+    assert len(ended) > 1
+    for name, grad in zip(names, torch.autograd.grad(total, start), strict=True):
+        torch.testing.assert_close(found.grads[f"learner.model.{name}"], grad)
 
 
 class Complex(nn.Module):
