@@ -14,7 +14,7 @@ from torch.func import functional_call
 from innerloop import Batch, Method, Task
 from innerloop.estimate import Adjoint, Unrolled
 from innerloop.learn import GradientLearner
-from innerloop.objective import Query, Regulariser
+from innerloop.objective import Query, Regulariser, Weighted
 from innerloop.solve import GradientDescent
 
 RATE, STEPS = 0.3, 2
@@ -137,5 +137,24 @@ def test_outside_tensors_that_want_a_gradient_are_refused() -> None:
     outside = Regulariser(lambda weights: (factor * weights["0.bias"] ** 2).sum())
     with pytest.raises(ValueError, match="requires a gradient"):
         Method(GradientLearner(model, solver, inner=["mse", outside]), Query("mse")).value(tasks)
+
+    def of_model(model: nn.Module, batch: Batch) -> Tensor:
+        return scaled(model(batch.x), batch.y)
+
+    computed = Method.of(model, inner=of_model, outer=of_model, solver=solver)
+    with pytest.raises(ValueError, match="the function of_model computes with a tensor"):
+        computed.meta_gradient(tasks)
     factor.requires_grad_(False)
     Method(GradientLearner(model, solver, inner=scaled), Query("mse")).value(tasks)
+
+
+def test_learned_weights_of_examples_may_have_dropout() -> None:
+    tasks, found = draw(), []
+    torch.manual_seed(5)
+    weigh = nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.5)).double()
+    for estimator in (Adjoint(), Unrolled()):
+        learner = GradientLearner(net(), GradientDescent(RATE, 3), inner=Weighted(weigh, "mse"))
+        torch.manual_seed(6)
+        found.append(Method(learner, Query("mse"), estimator).meta_gradient(tasks).grads)
+    for name, grad in found[1].items():
+        torch.testing.assert_close(found[0][name], grad)

@@ -96,16 +96,22 @@ class Foreign:
             before = randomness.state(device)
             found = self._run(own, axes, device)
             draws = not torch.equal(before, randomness.state(device))
-        known = {id(v) for v in leaves(own)}
-        outside = [v for v in _sources(found) if id(v) not in known]
-        if outside:
-            raise ValueError(
-                f"{self.name} computes with a tensor of shape {tuple(outside[0].shape)} that "
-                "requires a gradient but belongs neither to the model's outputs nor to the "
-                "labels, so it would get none: give it to an inner term (`Computed(function, "
-                "hyper)`), make it a parameter of the model, or use `.detach()`"
-            )
+        refuse_outside(self.name, found, own)
         return draws
+
+
+def refuse_outside(name: str, value: Any, given: Tree) -> None:
+    """Raise ValueError where `value`, computed from `given`, depends on other leaves that want a
+    gradient."""
+    known = {id(v) for v in leaves(given)}
+    outside = [v for v in _sources(value) if id(v) not in known]
+    if outside:
+        raise ValueError(
+            f"{name} computes with a tensor of shape {tuple(outside[0].shape)} that requires a "
+            "gradient but belongs neither to the model nor to the examples, so it would get none: "
+            "give it to an inner term (`Computed(function, hyper)`), make it a parameter of the "
+            "model, or use `.detach()`"
+        )
 
 
 def _tasks(given: tuple[Tree, ...], axes: tuple[Tree, ...]) -> int:

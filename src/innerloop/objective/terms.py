@@ -190,7 +190,8 @@ class Weighted(Term):
         assert self.loss.each is not None
         losses = self.loss.each(at.outputs, at.batch)
         x = at.batch.x if self.reads is None else self.reads(at.batch.x)
-        flat = functional_call(self.weigh, trees.under("weigh.", hyper), (x.flatten(0, 1),))
+        with at.drawing(), streams.replay("weigh", device=x.device):
+            flat = functional_call(self.weigh, trees.under("weigh.", hyper), (x.flatten(0, 1),))
         return mean(self.squash(flat.reshape(losses.shape)) * losses, None, at.batch.weight)
 
     def describe(self) -> str:
