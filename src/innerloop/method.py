@@ -15,10 +15,8 @@ from .core.contract import (
     Estimator,
     Learner,
     Memory,
-    MetaGradientFunction,
     Objective,
     OuterWeights,
-    Path,
     Point,
 )
 from .core.notices import Notices
@@ -37,6 +35,7 @@ from .core.types import (
     stack,
 )
 from .engine import TURN, Engine, Precision, Recorder, execution, refuse_recording
+from .engine.pieces import Pieces
 from .engine.schedule import Tasks, chunk_size, grouped, thread_count
 from .estimate import Adjoint
 from .estimate.batching import mean_gradient, single_threaded, split
@@ -54,8 +53,8 @@ class Method(nn.Module):
     CPU for convolutions (grouped ones are slower than a loop there) and where one task alone keeps
     a core busy (weights times support rows above `FUSED`), else all tasks.
 
-    Wherever tasks are taken, a list of them may have different shapes: those of one shape run
-    together, exactly.
+    Wherever losses and gradients are taken, tasks may be a list of different shapes: those of one
+    shape run together, exactly.
 
     Raises ValueError when the pieces do not fit together, naming both and the fix.
     """
@@ -84,16 +83,21 @@ class Method(nn.Module):
         self.objective = objective
         self.estimator = estimator or Adjoint()
         self.chunk = chunk
-        self._bound: dict[int, tuple[Estimator, MetaGradientFunction]] = {}
         self.estimator.on(learner, objective)  # refuses whatever it may turn into, too
-        self._function(0.0)
-        path = learner.offer(Path)  # type: ignore[type-abstract]
-        self._path_steps = path.steps if isinstance(path, Path) else 0
+        self._pieces = Pieces(learner, objective)
+        self._pieces.function(self.estimator.at(0.0))
         # Walking the module tree at every step would cost more than a small step itself.
         places = {k: k for k, _ in learner.named_parameters()}
         self._slots = slots(learner, places)
         for home, key, k in slots(objective, {k: k for k, _ in objective.named_parameters()}):
             self._slots.append((home, key, f"objective.{k}"))
+        names = {id(p): k for k, p in learner.named_parameters()}
+        # Parameters of the objective that the learner has as well: their gradients are one.
+        self._twins = {
+            f"objective.{k}": names[id(p)]
+            for k, p in objective.named_parameters()
+            if id(p) in names
+        }
         models = {id(m) for call in self._calls() for m in call.model.modules()}
         self._own = [m for m in (*learner.modules(), *objective.modules()) if id(m) not in models]
         self._recorder: Recorder | None = None
@@ -179,6 +183,13 @@ class Method(nn.Module):
         """
         checks.fraction("progress", progress)
         groups, order = self._groups(tasks)
+        if any(v.requires_grad for group in groups for v in leaves(group)):
+            raise ValueError(
+                "the tasks hold tensors that require a gradient, and this one is in the method's "
+                "parameters alone, so they would get none: put what made them into the model, "
+                "make them parameters of an inner term (`Computed(function, hyper)`), or use "
+                "`.detach()`"
+            )
         layout = self._layout()
         with TURN:  # while another thread calls the model, its places hold other weights
             params = {name: home[key] for home, key, name in self._slots}
@@ -194,11 +205,14 @@ class Method(nn.Module):
             )
         if labelled is not None:
             found = self._with_labelled(found, meta, labelled, progress)
-        self._check_reached(meta, found.grads)
+        total = dict(found.grads)
+        for twin, k in self._twins.items():
+            total = trees.merge(total, {k: total.pop(twin)} if twin in total else {})
+        alone = {k: p for k, p in params.items() if p.requires_grad and k not in self._twins}
+        self._check_reached(list(alone), total)
         grads = {
-            self._named(k): _like(p, found.grads[k]) if k in found.grads else torch.zeros_like(p)
-            for k, p in params.items()
-            if p.requires_grad
+            self._named(k): _like(p, total[k]) if k in total else torch.zeros_like(p)
+            for k, p in alone.items()
         }
         if self._recorder is None:  # a record has no graph to detach from
             grads = trees.detach(grads)
@@ -372,19 +386,10 @@ class Method(nn.Module):
     def _context(self, *, training: bool = True, progress: float | None = None) -> Any:
         return execution(self._calls(), self._own, training=training, progress=progress)
 
-    def _function(self, progress: float) -> MetaGradientFunction:
-        """The meta-gradient of this fraction of a training, bound once."""
-        estimator = self.estimator.at(progress)
-        found = self._bound.get(id(estimator))
-        if found is None:
-            found = estimator, estimator.on(self.learner, self.objective)
-            self._bound[id(estimator)] = found
-        return found[1]
-
     def _weights(
         self, like: Tensor, progress: float, weight: Tensor | None, order: Tensor | None
     ) -> OuterWeights:
-        steps = self.objective.weights(self._path_steps, progress)
+        steps = self.objective.weights(self._pieces.steps, progress)
         steps = None if steps is None else steps.to(like.device)
         if weight is not None:
             total = len(order) if order is not None else count(like)
@@ -400,7 +405,8 @@ class Method(nn.Module):
     def _run(
         self, meta: Params, groups: list[Task], weights: OuterWeights, progress: float
     ) -> MetaGradient:
-        function, parts = self._function(progress), self._parts(groups)
+        parts = self._parts(groups)
+        function = self._pieces.function(self.estimator.at(progress))
         if self._recorder is None:
             with self._context(progress=progress):
                 return mean_gradient(function, meta, parts, weights)
@@ -463,10 +469,6 @@ class Method(nn.Module):
             if (tensor := home[key]).is_floating_point()
         }
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy binds its own pieces: a bound function would go on using the original's."""
-        return self.__dict__ | {"_bound": {}}
-
     def _groups(self, tasks: Tasks) -> tuple[list[Task], Tensor | None]:
         return grouped(tasks, self._check)
 
@@ -475,6 +477,7 @@ class Method(nn.Module):
 
     def _check(self, tasks: Task) -> Task:
         checks.tasks(tasks)
+        self._pieces.refuse_exchanged(self.learner, self.objective)
         flat = leaves(tasks)
         with TURN:
             for call in self._calls():
@@ -495,12 +498,11 @@ class Method(nn.Module):
     def _chunk(self, tasks: Task) -> int:
         return chunk_size(self._calls(), tasks, self.chunk, self._notices.once)
 
-    def _check_reached(self, meta: Params, grads: Params) -> None:
+    def _check_reached(self, wanted: list[str], grads: Params) -> None:
         """A meta-parameter without gradient is more often a mistake than a wish: say so, once.
 
         All of them without one is an error: no training could come of it.
         """
-        wanted = [k for k, v in meta.items() if v.requires_grad]
         missing = [k for k in wanted if k not in grads]
         if wanted and len(missing) == len(wanted):
             raise ValueError(

@@ -115,8 +115,25 @@ def _batch(name: str, batch: Batch) -> None:
             f"{tuple(first.shape[:2])} (tasks, examples), got {weight.dtype} of shape "
             f"{tuple(weight.shape)}"
         )
+    if weight is not None and readable(weight):
+        _counting(name, weight)
     for leaf in flat:
         _finite(name, leaf)
+
+
+def _counting(name: str, weight: Tensor) -> None:
+    """Weights are at least zero, and in every task some example counts."""
+    if not (torch.isfinite(weight) & (weight >= 0)).all():
+        raise ValueError(
+            f"expected finite weights >= 0 of the examples of {name}, got values from "
+            f"{float(weight.min()):g} to {float(weight.max()):g}"
+        )
+    idle = (weight.sum(1) == 0).nonzero().flatten()
+    if len(idle):
+        raise ValueError(
+            f"all weights of the examples of {name} are zero in task {int(idle[0])}: a mean over "
+            "nothing is no number; leave the task out, or let at least one example count"
+        )
 
 
 def _axes(name: str, x: Tree, y: Tree, flat: list[Tensor]) -> None:
@@ -142,6 +159,7 @@ def _axes(name: str, x: Tree, y: Tree, flat: list[Tensor]) -> None:
 
 def _finite(name: str, x: Tensor) -> None:
     # The sum is one cheap pass; only where it overflows or is NaN are the values looked at singly.
+    x = x.detach()
     if not readable(x) or not x.is_floating_point() or math.isfinite(float(x.sum())):
         return
     if not torch.isfinite(x).all():

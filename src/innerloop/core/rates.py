@@ -17,6 +17,9 @@ class Rate(nn.Module, ABC):
     Whoever trains a method finds its learned rates by this class, wherever in the method they are.
     """
 
+    bound = False
+    """Whether a solver has it."""
+
     @abstractmethod
     def bind(self, shapes: dict[str, torch.Size], steps: int, dtype: torch.dtype) -> None:
         """Create the learned values, once the adapted tensors are known."""

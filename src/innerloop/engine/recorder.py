@@ -130,7 +130,8 @@ class Recorder:
             if shape in found:
                 continue
             part = _own(weights, tasks)
-            kind = (id(function), shape, *self._kind(meta, tasks, weights))
+            # The function itself: an identity alone could come back with another one.
+            kind = (function, shape, *self._kind(meta, tasks, weights))
             if kind not in self._records:
                 with execution(self.calls, own):
                     self._records[kind] = self._recorded(function, meta, tasks, part)

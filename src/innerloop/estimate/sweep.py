@@ -27,6 +27,7 @@ from torch import Tensor
 from ..core import path as loop
 from ..core import trees
 from ..core.contract import (
+    Cotangents,
     Estimator,
     Learner,
     MetaGradientFunction,
@@ -99,10 +100,27 @@ class Turns:
         """
         view = self.view(meta, point, support, exact)
         found = loop.masked_pull(self.path, meta, point, view, lam, mu)
-        if not exact or (not found.grad and found.losses is None):
-            return found.phi, found.state, found.meta
-        h_phi, h_meta = view.product(found.grad, found.losses)
-        return trees.merge(found.phi, h_phi), found.state, trees.merge(found.meta, h_meta)
+        return _turned(view, found, exact)
+
+    def counted_turn(
+        self, meta: Params, point: Point, lam: Params, mu: Params, support: Batch, left: Tensor
+    ) -> tuple[Params, Params, Params, Tensor]:
+        """`turn` where each task has `left` (T,) exact steps to go, and what it has before it.
+
+        With a tolerance tasks come to rest at different steps: each counts its own last ones, so
+        that it does not matter which others run beside it.
+        """
+        exact = bool((left > 0).any())
+        view = self.view(meta, point, support, exact)
+        moving = loop.still_moving(self.path, view.grad)
+        assert moving is not None, "only a tolerance makes tasks count apart"
+        found = loop.masked_pull(self.path, meta, point, view, lam, mu)
+        share = (left > 0).to(view.losses.dtype)
+        found = found._replace(
+            grad={k: v * trees.rows(share, v) for k, v in found.grad.items()},
+            losses=None if found.losses is None else found.losses * share,
+        )
+        return *_turned(view, found, exact), left - moving.to(left.dtype)
 
     def view(self, meta: Params, point: Point, support: Batch, exact: bool) -> View:
         """The inner objective of the step from this point, with its products if `exact`."""
@@ -117,6 +135,14 @@ class Turns:
             return trees.pull(phi.values(), meta, [lam.get(k) for k in phi])
 
 
+def _turned(view: View, found: Cotangents, exact: bool) -> tuple[Params, Params, Params]:
+    """The vjp of a step, with the curvature products of the view if `exact`."""
+    if not exact or (not found.grad and found.losses is None):
+        return found.phi, found.state, found.meta
+    h_phi, h_meta = view.product(found.grad, found.losses)
+    return trees.merge(found.phi, h_phi), found.state, trees.merge(found.meta, h_meta)
+
+
 class Sweep(Sweeping):
     """The recurrence above over any `turns`; `exact` is the number of last steps with curvature."""
 
@@ -124,6 +150,7 @@ class Sweep(Sweeping):
         self.turns, self.path = turns, turns.path
         self.exact, self.store_every, self.kept_bytes = exact, store_every, kept_bytes
         # Steps that hand lam on without looking at their point need no point.
+        self.apart = self.path.tolerance is not None and 0 < exact < self.path.steps
         self.blind = self.path.tolerance is None and (self.path.pull_constant({}, {}) is not None)
 
     def __call__(self, meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
@@ -134,13 +161,17 @@ class Sweep(Sweeping):
         lam, total = judged.lam, judged.direct
         mu: Params = {}
         told = _told(weights, judged.losses, end.t, last=True)
+        left = torch.full_like(judged.losses, self.exact, dtype=torch.long)
         for point in self._backwards(fixed, support, stored, end.t, weights):
             exact = point.t >= end.t - self.exact
             constant = None if exact or not self.blind else self.path.pull_constant(lam, mu)
             if constant is not None:
                 lam, mu = constant
             else:
-                lam, mu, found = turns.turn(meta, point, lam, mu, support, exact)
+                if self.apart:
+                    lam, mu, found, left = turns.counted_turn(meta, point, lam, mu, support, left)
+                else:
+                    lam, mu, found = turns.turn(meta, point, lam, mu, support, exact)
                 total = trees.merge(total, found)
             if weights.steps is not None and point.t > 0:
                 early = turns.outer(meta, point, tasks, _weight(weights, point.t, last=False))

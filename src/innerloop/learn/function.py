@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..call import ModelCall
+from ..core import trees
 from ..core.types import Batch, Params
+from ..objective.foreign import refuse_outside
 
 
 class FunctionCall(ModelCall):
@@ -28,11 +30,13 @@ class FunctionCall(ModelCall):
                 'calls the model by itself cannot do; use norm="batch" or norm="running"'
             )
         super().__init__(_Applied(model, function, hyper), policy)
+        self._name = f"the function {getattr(function, '__name__', type(function).__name__)}"
+        self._looked = False
 
     def follow(self, other: ModelCall) -> None:
         """Take the modes and the precision of another call of the same model."""
         self.precision = other.precision
-        self.follow_modes()
+        self.follow_modes(other._training)
 
     def values(
         self,
@@ -48,7 +52,13 @@ class FunctionCall(ModelCall):
         given = {"x": batch.x, "y": batch.y}
         if batch.weight is not None:
             given["weight"] = batch.weight
-        found = self(own, {f"model.{k}" for k in stacked}, given, stream, None)
+        names = {f"model.{k}" for k in stacked}
+        if not self._looked:
+            self._looked = True
+            leaves = trees.leaves(own)
+            with torch.enable_grad():
+                refuse_outside(self._name, self(leaves, names, given, stream, None), leaves)
+        found = self(own, names, given, stream, None)
         if found.dim() != 1:
             raise ValueError(
                 f"expected the function of (model, batch) to return a scalar, got shape "

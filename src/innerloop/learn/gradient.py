@@ -27,11 +27,12 @@ from ..core.contract import (
 )
 from ..core.types import Batch, Params, Tree, one_of
 from ..objective.losses import Loss, LossLike
-from ..objective.terms import ModelFunction, Situation, Term, as_terms
+from ..objective.terms import ModelFunction, Situation, Term, as_terms, names_of
 from ..scope import All, Scope
 from ..solve import Solver
 from .examples import StepExamples
 from .function import FunctionCall
+from .kept import Kept
 from .resize import resize
 
 V = TypeVar("V")
@@ -73,6 +74,12 @@ class GradientLearner(Learner):
                 "a gradient tolerance needs one inner objective, but mini-batches change it at "
                 "every step: use tolerance=None or examples=None"
             )
+        if solver.tolerance is not None and not self._alike():
+            raise ValueError(
+                "a gradient tolerance needs one inner objective, but the scope "
+                f"`{self.scope.describe()}` uses another model at every step, or does not say by "
+                "`key(t)` that it does not: use tolerance=None"
+            )
         params: Params = dict(model.named_parameters())
         self.names = self.scope.bind(model, solver.steps)
         if not self.names:
@@ -81,9 +88,12 @@ class GradientLearner(Learner):
                 f"model has {', '.join(params)}"
             )
         first = params[self.names[0]]
+        if first.is_complex():  # rates and strengths are real numbers
+            first = first.detach().real
         self.solver.bind({k: params[k].shape for k in self.names}, first.dtype)
         for term in self.terms():
             term.bind(first)
+        self._hyper = names_of(self.terms(), self)
         self._functions: dict[tuple[int, int], FunctionCall] = {}
         self._step_was_read = False
         self._way = _Descent(self)
@@ -151,7 +161,7 @@ class GradientLearner(Learner):
             Path: lambda: self._way,
             Trajectory: lambda: loop.Walk(self._way),
             Optimum: lambda: _Minimum(self._way),
-            Memory: lambda: _Kept(self.solver, self.scope),
+            Memory: lambda: Kept(self.solver, self.scope),
             Program: lambda: _Steps(self),
             Models: lambda: _Adapted(self),
         }
@@ -193,6 +203,12 @@ class GradientLearner(Learner):
 
     def _refuse_optimum(self) -> Refusal | None:
         name = type(self.solver).__name__
+        if not self._alike():
+            return Refusal(
+                f"the scope `{self.scope.describe()}` gives each step another objective, so phi "
+                "is stationary for none of them",
+                "Use a scope without it, or use `Adjoint()`",
+            )
         if self.examples is not None:
             return Refusal(
                 "a mini-batched support: each step has another objective, so phi is stationary "
@@ -207,6 +223,10 @@ class GradientLearner(Learner):
                 "`Adjoint()`",
             )
         return None
+
+    def _alike(self) -> bool:
+        """Whether the scope uses one model at all steps."""
+        return len({self.scope.key(t) for t in range(max(self.solver.steps, 2))}) == 1
 
     def _held(self) -> bool:
         """Whether a term keeps phi near a point, so that the inner problem has a minimum."""
@@ -229,12 +249,12 @@ class GradientLearner(Learner):
         With other outer parameters, or without them, it is another one: one function may be both
         the inner and the outer loss.
         """
-        place = id(function), id(hyper)
-        found = self._functions.get(place)
+        found = self._functions.get((id(function), id(hyper)))
         if found is None:
             found = FunctionCall(self.model, function, self.call.policy, hyper)
             found.follow(self.call)
-            self._functions[place] = found
+            # It holds both, so that no other object can take over their identity.
+            self._functions[id(function), id(hyper)] = found
         return found
 
     def _stream(self, t: int) -> str:
@@ -276,8 +296,8 @@ class _Descent(Path):
     def losses(self, meta: Params, point: Point, data: Any) -> Tensor:
         at = _At(self.learner, meta, point, data)
         first, *others = [
-            term.losses(trees.under(f"inner.{i}.", meta), at)
-            for i, term in enumerate(self.learner.terms())
+            term.losses({k: meta[name] for k, name in names.items() if name in meta}, at)
+            for term, names in zip(self.learner.terms(), self.learner._hyper, strict=True)
         ]
         return sum(others, first)
 
@@ -323,6 +343,7 @@ class _At(Situation):
         self.phi, self.batch = point.phi, data.batch
         self._learner, self._meta, self._point, self._support = learner, meta, point, data.support
         self._outputs: Tree = None
+        self.stream = learner._stream(point.t)
 
     @property
     def t(self) -> int:  # type: ignore[override]
@@ -334,8 +355,7 @@ class _At(Situation):
     def outputs(self) -> Tree:
         if self._outputs is None:
             weights, stacked = self.weights()
-            stream = self._learner._stream(self._point.t)
-            self._outputs = self._learner.call(weights, stacked, self.batch.x, stream, None)
+            self._outputs = self._learner.call(weights, stacked, self.batch.x, self.stream, None)
         return self._outputs
 
     @property
@@ -350,9 +370,7 @@ class _At(Situation):
     ) -> Tensor:
         weights, stacked = self.weights()
         call = self._learner._function(function, hyper)
-        return call.values(
-            weights, stacked, self.batch, self._learner._stream(self._point.t), values
-        )
+        return call.values(weights, stacked, self.batch, self.stream, values)
 
 
 class _Adapted(Models):
@@ -371,26 +389,6 @@ class _Adapted(Models):
     ) -> Tensor:
         weights, stacked = self.learner._weights(meta, point, role)
         return self.learner._function(function).values(weights, stacked, batch, role)
-
-
-class _Kept(Memory):
-    """The solver's state between tasks, and the weights of a scope that carries them on."""
-
-    def __init__(self, solver: Solver, scope: Scope):
-        self.solver, self.scope = solver, scope
-        self._of_solver = solver.refuse(Memory) is None
-        self._of_scope = scope.refuse(Memory) is None
-
-    def of(self, end: Point) -> Params:
-        state = {f"state.{k}": v for k, v in end.state.items()} if self._of_solver else {}
-        phi = {f"phi.{k}": v for k, v in end.phi.items()} if self._of_scope else {}
-        return state | phi
-
-    def keep(self, state: Params) -> None:
-        if self._of_solver:
-            self.solver.keep(trees.under("state.", state))
-        if self._of_scope:
-            self.scope.keep(trees.under("phi.", state))
 
 
 class _Steps(Program):

@@ -57,6 +57,11 @@ class MatchingLearner(FeatureLearner):
             self.context = FullContext(width, reads).to(next(model.parameters()))
 
     def adapt(self, meta: Params, support: Batch) -> Point:
+        if support.weight is not None:
+            raise ValueError(
+                "`MatchingLearner` compares queries with all support examples alike; leave out "
+                "`weight`, or repeat examples"
+            )
         keys = self.features(meta, support.x, None)
         member = membership(support.y).to(keys.dtype)
         if self.context is not None:

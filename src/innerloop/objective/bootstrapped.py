@@ -11,7 +11,7 @@ from ..core.checks import positive, whole
 from ..core.contract import Learner, Outcome, Path, Point, Refusal, Refused
 from ..core.types import Params, Task
 from .losses import Distance, Loss, LossLike, as_loss
-from .metrics import prediction
+from .metrics import mean, prediction
 from .query import Query
 
 
@@ -66,7 +66,7 @@ class Bootstrapped(Query):
         target = self._target(learner, fixed, point, task)
         with torch.no_grad():
             goal = learner.predict(fixed, target, task.query.x, task.support)
-        distance = self._distance(prediction(goal), prediction(now.outputs))
+        distance = self._distance(prediction(goal), prediction(now.outputs), task.query.weight)
         return now._replace(losses=distance)
 
     def _target(self, learner: Learner, meta: Params, point: Point, task: Task) -> Point:
@@ -85,12 +85,12 @@ class Bootstrapped(Query):
             phi={k: v - self.target_lr * grad[k] if k in grad else v for k, v in end.phi.items()}
         )
 
-    def _distance(self, goal: Tensor, outputs: Tensor) -> Tensor:
-        """(T,) from outputs (T, n, ...)."""
+    def _distance(self, goal: Tensor, outputs: Tensor, weight: Tensor | None) -> Tensor:
+        """(T,) from outputs (T, n, ...), examples counted by `weight` (T, n)."""
         if self.distance == "kl":
             wanted, found = goal.log_softmax(2), outputs.log_softmax(2)
-            return (wanted.exp() * (wanted - found)).sum(2).flatten(1).mean(1)
-        return (outputs - goal).square().flatten(1).mean(1)
+            return mean((wanted.exp() * (wanted - found)).sum(2), None, weight)
+        return mean((outputs - goal).square(), None, weight)
 
     def describe(self) -> str:
         return f"{self.loss.name}, bootstrapped {self.extra} steps ahead"

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import vmap
 
 from ..core.contract import Metric
-from ..core.types import Batch, Tree, mapped
+from ..core.types import Batch, Tree
 from . import metrics
+from .foreign import Foreign
 from .metrics import IGNORED, as_metric, mean, prediction
 
 Labels = Literal["classes", "values"]
@@ -77,7 +77,7 @@ def per_task(
     """
     return Loss(
         name or _name(losses),
-        partial(_unweighted, losses),
+        _Unweighted(Foreign(losses, f"the loss {name or _name(losses)}", stacked=True)),
         labels=labels,
         distance=distance,
         metric=None if metric is None else as_metric(metric),
@@ -123,7 +123,7 @@ def as_loss(
     found_labels, distance, found_metric = known[kind]
     return Loss(
         _name(bare),
-        partial(_unweighted, _EachTask(loss)),
+        _Unweighted(Foreign(loss, f"the loss {_name(bare)}")),
         labels=labels or found_labels,  # type: ignore[arg-type]
         distance=distance,  # type: ignore[arg-type]
         metric=found_metric if metric is None else as_metric(metric),
@@ -151,27 +151,19 @@ def _kind(loss: Any) -> str:
     return "unknown"
 
 
-def _unweighted(losses: Callable[[Any, Any], Tensor], outputs: Tree, batch: Batch) -> Tensor:
-    if batch.weight is not None:
-        raise ValueError(
-            "weights of examples need a loss that knows single examples, such as "
-            'loss="cross_entropy" or "mse"; this one returns a number for all of them together'
-        )
-    return losses(outputs, batch.y)
-
-
 @dataclass(frozen=True)
-class _EachTask:
-    """A loss of one task, for stacked ones."""
+class _Unweighted:
+    """A loss that returns one number for all examples together."""
 
-    loss: Callable[..., Tensor]
+    losses: Foreign
 
-    def __call__(self, outputs: Tree, y: Tree) -> Tensor:
-        tasks = len(outputs) if isinstance(outputs, Tensor) else None
-        if tasks == 1:
-            one = self.loss(outputs.squeeze(0), mapped(lambda v: v.squeeze(0), y))
-            return one.unsqueeze(0)
-        return vmap(self.loss)(outputs, y)
+    def __call__(self, outputs: Tree, batch: Batch) -> Tensor:
+        if batch.weight is not None:
+            raise ValueError(
+                "weights of examples need a loss that knows single examples, such as "
+                'loss="cross_entropy" or "mse"; this one returns a number for all of them together'
+            )
+        return self.losses(outputs, batch.y)
 
 
 def _name(loss: Any) -> str:

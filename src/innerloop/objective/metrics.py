@@ -50,7 +50,10 @@ def mean(values: Tensor, counts: Tensor | None, weight: Tensor | None) -> Tensor
         share = share * weight.to(values.dtype).reshape(*weight.shape, *[1] * (values.dim() - 2))
     # Not values * 0: an entry that is left out may be infinite.
     values = torch.where(share > 0, values, torch.zeros_like(values))
-    return (values * share).flatten(1).sum(1) / share.flatten(1).sum(1)
+    total = share.flatten(1).sum(1)
+    if counts is None:  # a mini-batch of which no example counts says nothing, and moves nothing
+        total = torch.where(total > 0, total, torch.ones_like(total))
+    return (values * share).flatten(1).sum(1) / total
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,11 @@ NAMED: dict[str, Callable[[], Metric]] = {
 def as_metric(metric: str | Metric) -> Metric:
     """A metric, or the name of one."""
     if isinstance(metric, Metric):
+        if metric.name == "loss":
+            raise ValueError(
+                'a metric called "loss" would stand in place of the outer loss in `stats`; call '
+                "it otherwise"
+            )
         return metric
     if metric not in NAMED:
         raise ValueError(f"unknown metric {metric!r}; use one of {', '.join(NAMED)} or a Metric")

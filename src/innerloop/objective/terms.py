@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from ..core import trees
+from ..core import streams, trees
 from ..core.checks import positive
 from ..core.contract import Optimum, Refusal
 from ..core.strength import Strength
 from ..core.types import Batch, Params, Tree
+from .foreign import Foreign
 from .losses import Loss, LossLike, as_loss
+from .metrics import mean
 
 ModelFunction = Callable[..., Tensor]
 """(model, batch) -> a scalar: any differentiable code, with one task's weights and batch.
@@ -33,6 +36,12 @@ class Situation(ABC):
     t: int
     phi: Params
     batch: Batch
+    stream: str = "support"
+    """What random numbers of the step are named by."""
+
+    def drawing(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block random numbers are those of the step."""
+        return streams.common(streams.derive(streams.current(), "term", self.stream))
 
     @property
     @abstractmethod
@@ -93,7 +102,9 @@ class Fit(Term):
         self.loss = as_loss(loss)
 
     def losses(self, hyper: Params, at: Situation) -> Tensor:
-        return self.loss(at.outputs, at.batch)
+        outputs = at.outputs
+        with at.drawing():
+            return self.loss(outputs, at.batch)
 
     def describe(self) -> str:
         return self.loss.name
@@ -157,6 +168,8 @@ class Decay(Term):
 class Weighted(Term):
     """sum_i w(x_i) l_i / n: the loss of each support example times a learned weight.
 
+    Where examples have a weight already, it is the mean by that one.
+
     `weigh` is a module from inputs (N, ...) to numbers (N,) or (N, 1), e.g. `nn.Embedding(N, 1)` on
     indices, and `at` picks what of x it reads (default: all of it); its outputs pass through
     `squash`, by default the sigmoid, so that weights lie between 0 and 1. `loss` must know single
@@ -185,8 +198,9 @@ class Weighted(Term):
         assert self.loss.each is not None
         losses = self.loss.each(at.outputs, at.batch)
         x = at.batch.x if self.reads is None else self.reads(at.batch.x)
-        flat = functional_call(self.weigh, trees.under("weigh.", hyper), (x.flatten(0, 1),))
-        return (self.squash(flat.reshape(losses.shape)) * losses).mean(1)
+        with at.drawing(), streams.replay("weigh", device=x.device):
+            flat = functional_call(self.weigh, trees.under("weigh.", hyper), (x.flatten(0, 1),))
+        return mean(self.squash(flat.reshape(losses.shape)) * losses, None, at.batch.weight)
 
     def describe(self) -> str:
         return f"{self.loss.name}, examples weighted by {type(self.weigh).__name__}"
@@ -198,11 +212,13 @@ class Regulariser(Term):
     def __init__(self, function: Callable[[Params], Tensor]):
         super().__init__()
         self.function = function
+        self._each = Foreign(function, self.describe())
 
     def losses(self, hyper: Params, at: Situation) -> Tensor:
         weights, stacked = at.weights()
         axes = {k: 0 if k in stacked else None for k in weights}
-        found = vmap(self.function, in_dims=(axes,))(weights)
+        with at.drawing():
+            found = self._each(weights, shared=(axes,))
         if found.dim() != 1:
             raise ValueError(
                 f"the regulariser gave shape {tuple(found.shape[1:])} for one task, expected a "
@@ -243,3 +259,23 @@ def as_terms(inner: Any) -> nn.ModuleList:
     if not parts:
         raise ValueError('expected at least one inner term, got none; write e.g. inner="mse"')
     return nn.ModuleList([part if isinstance(part, Term) else Fit(part) for part in parts])
+
+
+def names_of(terms: Sequence[Term], owner: nn.Module) -> list[dict[str, str]]:
+    """For each term, what its parameters are called among those of the learner that owns it.
+
+    A parameter of two terms stands there once, under its first name. Raises ValueError for one
+    that is the model's.
+    """
+    names = {id(p): k for k, p in owner.named_parameters()}
+    found = [
+        {k: names[id(p)] for k, p in term.named_parameters(remove_duplicate=False)}
+        for term in terms
+    ]
+    taken = [k for own in found for k in own.values() if not k.startswith("inner.")]
+    if taken:
+        raise ValueError(
+            f"an inner term learns `{taken[0]}`, which the model is made of, too: is it the "
+            "adapted value there or the meta-learned one? Give the term a module of its own"
+        )
+    return found

@@ -22,7 +22,13 @@ class _Rated(Solver):
         self.rate = as_rate(lr)
 
     def _create(self, shapes: dict[str, torch.Size], dtype: torch.dtype) -> None:
+        if self.rate.bound and any(True for _ in self.rate.parameters()):
+            raise ValueError(
+                f"this {type(self.rate).__name__} already belongs to another solver, which learns "
+                "its values; give each solver a rate of its own"
+            )
         self.rate.bind(shapes, self.steps, dtype)
+        self.rate.bound = True
 
     def _moved(self, hyper: Params, t: int, phi: Params, direction: Params) -> Params:
         """phi - rate * direction, tensor by tensor."""
@@ -169,10 +175,10 @@ class Adam(_Rated):
         grad = view.grad
         b1, b2 = self.betas
         m = {k: b1 * state["m." + k] + (1 - b1) * grad[k] for k in phi}
-        v = {k: b2 * state["v." + k] + (1 - b2) * grad[k] ** 2 for k in phi}
+        v = {k: b2 * state["v." + k] + (1 - b2) * _squared(grad[k]) for k in phi}
         count = t + 1 + (int(self.get_buffer("count")) if self.persistent else 0)
         first, second = 1 - b1**count, 1 - b2**count
-        ahead = {k: (m[k] / first) / (v[k] / second + self.eps**2).sqrt() for k in phi}
+        ahead = {k: _over_root(m[k] / first, v[k] / second, self.eps) for k in phi}
         after = {f"m.{k}": m[k] for k in phi} | {f"v.{k}": v[k] for k in phi}
         return Point(t + 1, self._moved(hyper, t, self._decayed(hyper, t, phi), ahead), after)
 
@@ -227,6 +233,18 @@ class AdamW(Adam):
 
     def describe(self) -> str:
         return f"{super().describe()}, weight decay {self.decay:g}"
+
+
+def _squared(g: Tensor) -> Tensor:
+    """Entry by entry; a complex number counts as a pair of real ones, as in `torch.optim.Adam`."""
+    return torch.complex(g.real**2, g.imag**2) if g.is_complex() else g**2
+
+
+def _over_root(m: Tensor, v: Tensor, eps: float) -> Tensor:
+    """m / sqrt(v + eps^2), complex numbers as pairs of real ones."""
+    if m.is_complex():
+        return torch.complex(_over_root(m.real, v.real, eps), _over_root(m.imag, v.imag, eps))
+    return m / (v + eps**2).sqrt()
 
 
 def _slot(moment: str, name: str) -> str:
