@@ -244,11 +244,7 @@ class GradientLearner(Learner):
         return self.call(weights, stacked, x, "start", None)
 
     def _function(self, function: ModelFunction, hyper: nn.Module | None = None) -> FunctionCall:
-        """The model under this function; made once, so that it is examined once.
-
-        With other outer parameters, or without them, it is another one: one function may be both
-        the inner and the outer loss.
-        """
+        """The model under this function and these outer parameters; made, and examined, once."""
         found = self._functions.get((id(function), id(hyper)))
         if found is None:
             found = FunctionCall(self.model, function, self.call.policy, hyper)
