@@ -42,7 +42,7 @@ def plain(
     meta = {k: v.detach().clone().requires_grad_() for k, v in model.named_parameters()}
     total = torch.zeros((), dtype=torch.float64)
     for (sx, sy), (qx, qy) in zip(
-        zip(*task.support, strict=True), zip(*task.query, strict=True), strict=True
+        zip(*task.support[:2], strict=True), zip(*task.query[:2], strict=True), strict=True
     ):
         phi = meta
         for _ in range(steps):

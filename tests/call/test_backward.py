@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_the_plain_layers(kind: str, estimator, chunk: i
     torch.manual_seed(0)
     model = MODELS[kind]()
     method = methods.maml(model, lr=0.4, steps=3, chunk=chunk)
-    method = Method("m", method.learner, estimator, chunk=chunk)
+    method = Method(method.learner, method.objective, estimator, chunk=chunk)
     for _ in range(2):
         same(method.meta_gradient(classes()).grads, reference(model))
 
@@ -123,7 +123,7 @@ def test_other_oracles(curvature) -> None:
     torch.manual_seed(0)
     model = Checkpointed()
     learner = methods.maml(model, lr=0.4, steps=3).learner
-    found = Method("m", learner, Adjoint(curvature)).meta_gradient(classes()).grads
+    found = Method(learner, Query(), Adjoint(curvature)).meta_gradient(classes()).grads
     for k, g in reference(model).items():
         torch.testing.assert_close(found[f"learner.model.{k}"], g, rtol=1e-6, atol=1e-8)
 

@@ -273,7 +273,7 @@ def test_the_adapted_state_dict_loads_into_the_users_own_network(kind: str, norm
         return
     torch.manual_seed(0)
     task = classes()
-    support, query = (Batch(*(v[:1] for v in batch)) for batch in task)
+    support, query = (Batch(*(v[:1] for v in batch[:2])) for batch in task)
     method = methods.maml(build(), lr=0.4, steps=3, norm=norm)
     adapted = method.adapt(support.x[0], support.y[0])
     outputs = method.query_outputs(Task(support, query))[-1, 0]

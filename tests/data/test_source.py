@@ -41,9 +41,11 @@ def test_equal_tasks_come_stacked_and_none_twice():
 
 def test_unequal_tasks_come_as_a_list_of_single_ones():
     source = TaskList([task(0, tasks=2), task(1, shot=5), task(2, queries=1), task(3, width=6)])
-    drawn = source.sample(rng(), 5)
+    drawn = source.tasks(rng(), 5)
     assert isinstance(drawn, list) and {count(t.support.x) for t in drawn} == {1}
     assert sorted(numbers(drawn)) == [0, 0.125, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"cannot be stacked; use tasks"):
+        source.sample(rng(), 5)
     one = source.sample(rng(), 1)
     assert isinstance(one, Task) and count(one.query.y) == 1
 
@@ -62,7 +64,7 @@ def test_rows_are_those_of_the_whole_draw(source):
     for k in (0, 1):
         assert torch.equal(torch.cat([part[k].x for part in parts]), whole[k].x)
     unequal = TaskList([task(0), task(1, shot=5), task(2)])
-    whole = numbers(unequal.sample(rng(), 6))
+    whole = numbers(unequal.tasks(rng(), 6))
     assert numbers(unequal.rows(rng(), 6, 1, 4)) == whole[1:4]
 
 

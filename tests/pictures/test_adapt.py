@@ -312,7 +312,7 @@ def test_refuses_places_and_methods_that_cannot_work(method: Method, photos: Pat
     with pytest.raises(ValueError, match="maml was trained for regression"):
         run(regression, photos)
     wild = innerloop.methods.maml(net(), lr=1e30, steps=3)
-    with pytest.raises(ValueError, match="not finite: adaptation diverged"):
+    with pytest.raises(ValueError, match="weights that are not finite"):
         run(wild, photos)
     (photos / "elsewhere").mkdir()
     (photos / "link").symlink_to("elsewhere")
@@ -350,7 +350,7 @@ def test_weights_that_are_not_finite_are_never_saved(photos: Path) -> None:
             return self.layer(x.flatten(1)) + self.root.sqrt().nan_to_num()
 
     method = innerloop.methods.maml(Hidden(), lr=0.1, steps=2)
-    with pytest.raises(ValueError, match=r"not finite: adaptation diverged \(root\). Use fewer"):
+    with pytest.raises(ValueError, match=r"not finite \(in root\)"):
         run(method, photos)
     assert not (photos / "out").exists()
 

@@ -102,7 +102,7 @@ def parameters(method: Method, source: Source, result: EvaluationResult) -> list
     if len(method.trajectory(tasks.support, 1)) < 2:
         return []  # a learner without steps has no path
     steps = min(PATH_STEPS, max(1, result.steps))
-    known = truth or Batch(*(torch.cat(pair, 1) for pair in zip(*tasks, strict=True)))
+    known = truth or concat([tasks.support, tasks.query], axis=1)
     try:
         plane = diagnose.parameter_plane(method, tasks.support, known, steps)
     except ValueError:  # the inner loop diverges on all tasks

@@ -59,6 +59,8 @@ class GradientDescent(_Rated):
     def init(self, phi: Params) -> Params:
         return {}
 
+    key = _Rated.key
+
     def step(self, hyper: Params, point: Point, view: View) -> Point:
         t, phi, _ = point
         return Point(t + 1, self._moved(hyper, t, phi, view.grad), {})
@@ -100,6 +102,8 @@ class Momentum(_Rated):
 
     def init(self, phi: Params) -> Params:
         return trees.zeros_like(phi)
+
+    key = _Rated.key
 
     def step(self, hyper: Params, point: Point, view: View) -> Point:
         t, phi, state = point

@@ -20,6 +20,18 @@ class Solver(nn.Module, ABC):
     `hyper`. A solver of one's own needs `init`, `step` and `describe`; the rest has defaults.
     """
 
+    def __init_subclass__(cls) -> None:
+        """What is known in closed form belongs to the step that it was derived from.
+
+        A subclass that writes a step of its own, and not these, would silently be differentiated
+        as the solver it inherits from: it gets the general ones back.
+        """
+        super().__init_subclass__()
+        if "step" in cls.__dict__:
+            for name in ("pull", "pull_constant", "key"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, getattr(Solver, name))
+
     def __init__(self, steps: int, tolerance: float | None):
         super().__init__()
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:

@@ -164,9 +164,9 @@ def _objectives() -> Iterator[Case]:
     yield learned
     yield replace(
         learned,
-        name="LayerNorm / gradient descent, 60 steps / proximal, learned",
+        name="LayerNorm / gradient descent, 120 steps / proximal, learned",
         model=models.FLAT["LayerNorm"],
-        solver=lambda: GradientDescent(0.3, 60),
+        solver=lambda: GradientDescent(0.3, 120),
         terms=lambda: [Proximal(2.0, learned=True)],
         converged=True,
     )

@@ -127,7 +127,6 @@ def _inner_terms() -> Iterator[Case]:
         tasks_of=curves,
         terms=lambda: [Computed(residual)],
         fit=False,
-        forward_mode=False,
     )
     yield Case(
         "perceptron / gradient descent / two forward passes",
