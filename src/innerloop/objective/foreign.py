@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
 from ..call import randomness
@@ -101,10 +101,11 @@ class Foreign:
 
 
 def refuse_outside(name: str, value: Any, given: Tree) -> None:
-    """Raise ValueError where `value`, computed from `given`, depends on other leaves that want a
-    gradient."""
+    """Raise ValueError where `value`, computed from `given`, depends on other parameters that
+    want a gradient."""
     known = {id(v) for v in leaves(given)}
-    outside = [v for v in _sources(value) if id(v) not in known]
+    # Other leaves may be the function's own, made to take derivatives in its inputs.
+    outside = [v for v in _sources(value) if isinstance(v, nn.Parameter) and id(v) not in known]
     if outside:
         raise ValueError(
             f"{name} computes with a tensor of shape {tuple(outside[0].shape)} that requires a "
