@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from innerloop import Method, methods
 from innerloop.core.curvature import FiniteDifference, ForwardOverReverse
 from innerloop.estimate import Adjoint, Unrolled
+from innerloop.objective import Query
 
 from .loops import T, classes, plain, same
 

@@ -59,19 +59,16 @@ def three():
 def tasks(n=10):
     draw = torch.Generator().manual_seed(0)
     def batch(count):
-        x = torch.randn(count, 1, generator=draw)
+        x = torch.randn(1, count, 1, generator=draw)
         return Batch(x, 2 * x)
     return [Task(batch(3), batch(2)) for _ in range(n)]
 
 
 def labelled():
-    x = torch.zeros(4, 1)
-    query = Batch(x, torch.tensor([0, 1, 2, 0]))
-    return [Task(Batch(x, torch.tensor([0, 1, 2, i % 3])), query) for i in range(5)]
+    x = torch.zeros(1, 4, 1)
+    query = Batch(x, torch.tensor([[0, 1, 2, 0]]))
+    return [Task(Batch(x, torch.tensor([[0, 1, 2, i % 3]])), query) for i in range(5)]
 
-
-def unequal():
-    return [*tasks(4), Task(tasks(1)[0].query, tasks(1)[0].query)]
 """
 
 BAD = """
@@ -242,7 +239,6 @@ def test_a_list_is_parted_in_its_order_and_drawn_without_repeats(good: Path) -> 
         ("model", "BAD:deep", "outputs of shape (2, 3) for two inputs of shape (1,)"),
         ("data", "BAD:text", "gave str, expected a Source, Splits, or a list"),
         ("data", "BAD:empty", "gave list, expected a Source, Splits, or a list"),
-        ("data", "GOOD:unequal", "2 different shapes, which cannot be stacked"),
         ("method.loss", "BAD:number", "is int, expected a function loss(outputs, y)"),
         ("method.loss", "GOOD:Weighted", "is a class, expected a function loss(outputs, y)"),
         ("method.loss", "BAD:vector", "gave shape (3, 1) for outputs (3, 1)"),
