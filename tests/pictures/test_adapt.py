@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 import innerloop
 from innerloop import Method
+from innerloop.data.images.files import BadImage
 from innerloop.learn.proto import ProtoClassifier
 from innerloop.pictures import AdaptReport, adapt, adapt_images, contact_sheet, load_adapted
 from innerloop.pictures.photos import read_photos
@@ -367,7 +368,7 @@ def test_the_sheet_opens_no_other_formats(tmp_path: Path) -> None:
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshow\n")
     with Image.open(path) as opened:
         assert opened.format == "EPS", "Pillow goes by the content"
-    with pytest.raises(UnidentifiedImageError):
+    with pytest.raises(BadImage, match="its content is not"):
         contact_sheet([Prediction(path, "a", 0.5, None)], ["a"], "one")
 
 

@@ -132,6 +132,12 @@ def load_adapted(folder: str | Path, module: nn.Module) -> list[str]:
             f"described under 'model' in {ABOUT}, or call innerloop.load({str(folder)!r}), which "
             "needs none."
         ) from error
+    if about.get("norm") == "batch":
+        # The weights bring the support set's statistics along; the policy does not use them.
+        for layer in module.modules():
+            if isinstance(layer, _NormBase):
+                layer.track_running_stats = False
+                layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     module.eval()
     return [str(name) for name in about["classes"]]
 
