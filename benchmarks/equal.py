@@ -1,7 +1,7 @@
 """Meta-gradients of all named methods, for holding two revisions of the library together.
 
     python benchmarks/equal.py save FILE      writes those of the library that is imported
-    python benchmarks/equal.py compare A B    the largest relative distance, method by method
+    python benchmarks/equal.py compare A B    their distances, into benchmarks/results/equal.md
 
 Fixed tiny tasks in float64; names of parameters are compared without their owner's prefix, since a
 piece may move from one owner to another. Run `save` once with each revision on PYTHONPATH.
@@ -9,9 +9,11 @@ piece may move from one owner to another. Run `save` once with each revision on 
 
 from __future__ import annotations
 
+import datetime
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,14 +83,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hf_maml": {"lr": 0.3, "steps": 1},
     "es_maml": {"lr": 0.3, "steps": 1, "pairs": 4},
     "maml_plus_plus": {"lr": 0.3, "steps": 3, "multi_step_until": 0.5},
+    "deml": {"lr": 0.3, "steps": 2, "lam": 0.5},
 }
+RESULT = Path(__file__).parent / "results" / "equal.md"
 
 
 def build(name: str) -> Callable[[], Any]:
     def make() -> Any:
         torch.manual_seed(7)  # for what a method draws beside the network's weights
-        model = network(name not in HEADLESS)
-        made = getattr(methods, name)(model, **SETTINGS[name])
+        models = [network(name not in HEADLESS)]
+        if name == "deml":
+            models.append(nn.Linear(5, 4).double())
+        made = getattr(methods, name)(*models, **SETTINGS[name])
         return made.double()
 
     return make
@@ -98,7 +104,11 @@ def gradient(name: str) -> dict[str, Tensor]:
     """The meta-gradient by a name's last parts, and the loss."""
     method = build(name)()
     torch.manual_seed(3)
-    found = method.meta_gradient(tasks())
+    beside = {}
+    if name == "deml":  # its discriminator learns from labelled examples
+        query = tasks().query
+        beside["labelled"] = Batch(query.x.flatten(0, 1), query.y.flatten())
+    found = method.meta_gradient(tasks(), **beside)
     grads = {bare(k): g for k, g in found.grads.items() if method.get_parameter(k).requires_grad}
     return {"loss": found.loss, **grads}
 
@@ -114,11 +124,22 @@ def main(words: list[str]) -> None:
         torch.save({name: gradient(name) for name in SETTINGS}, words[1])
     elif words[:1] == ["compare"] and len(words) == 3:
         a, b = (torch.load(file) for file in words[1:])
+        lines = [
+            "# Meta-gradients of the named methods, two revisions",
+            "",
+            f"`python benchmarks/equal.py compare`; {datetime.date.today()}, CPU, float64, tiny "
+            "tasks: |g - g'| / |g| over loss and gradient.",
+            "",
+            "| method | distance |",
+            "|---|---|",
+        ]
         for name in SETTINGS:
             assert a[name].keys() == b[name].keys(), (name, a[name].keys() ^ b[name].keys())
             flat = [torch.cat([v.reshape(-1) for v in found[name].values()]) for found in (a, b)]
             one, other = flat
-            print(f"{name:<22}{float((one - other).norm() / one.norm()):.1e}")
+            lines.append(f"| {name} | {float((one - other).norm() / one.norm()):.1e} |")
+            print(lines[-1])
+        RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         raise SystemExit(__doc__)
 
