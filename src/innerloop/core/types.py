@@ -59,9 +59,7 @@ class MetaGradient:
 
 def leaf(tree: Tree) -> Tensor:
     """The first tensor of a tree: shapes of axes that all leaves share are read from it."""
-    if isinstance(tree, Tensor):
-        return tree
-    return next(v for v in tree_leaves(tree) if isinstance(v, Tensor))
+    return tree if isinstance(tree, Tensor) else leaves(tree)[0]
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -77,10 +75,16 @@ def leaves(tree: Tree) -> list[Tensor]:
 
 def mapped(function: Callable[[Tensor], Any], tree: T) -> T:
     """The same tree with `function` applied to each tensor; anything else stays as it is."""
+    changed: Any
     if isinstance(tree, Tensor):
-        return function(tree)
-    changed: T = tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, tree)
-    return changed
+        changed = function(tree)
+    elif tree is None:
+        changed = None
+    elif type(tree) in (Batch, Task):
+        changed = type(tree)(*(mapped(function, part) for part in tree))  # type: ignore[attr-defined]
+    else:
+        changed = tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, tree)
+    return changed  # type: ignore[no-any-return]
 
 
 def count(tree: Tree) -> int:
