@@ -84,7 +84,7 @@ def mapped(function: Callable[[Tensor], Any], tree: T) -> T:
         changed = type(tree)(*(mapped(function, part) for part in tree))  # type: ignore[attr-defined]
     else:
         changed = tree_map(lambda v: function(v) if isinstance(v, Tensor) else v, tree)
-    return changed  # type: ignore[no-any-return]
+    return changed
 
 
 def count(tree: Tree) -> int:
