@@ -33,7 +33,7 @@ def test_settings_have_their_ranges() -> None:
         )
     text = str(error.value)
     assert "method.c: expected a number above 0, got 0" in text
-    assert "method.label_smoothing: expected a number at least 0 and at most 1, got 2" in text
+    assert "method.label_smoothing: expected a number at least 0 and below 1, got 2" in text
     config = recipe("omniglot-5w1s/maml").override(
         [("method.kind", "metaoptnet"), ("method.head", "ridge"), ("method.lam", "2")]
     )
