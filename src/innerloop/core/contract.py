@@ -326,12 +326,25 @@ class OuterWeights(NamedTuple):
     steps: Tensor | None = None
     tasks: Tensor | None = None
 
+    def at(self, t: int, last: bool) -> Tensor | None:
+        """What the losses at phi_t are multiplied by: (T,) or a number, None for one.
+
+        `last` takes the weights of all steps that are left: a loop that a tolerance ended early
+        stands still for the rest of its steps.
+        """
+        if self.steps is None:
+            return self.tasks
+        step = self.steps[max(t - 1, 0) :].sum() if last else self.steps[t - 1]
+        return step if self.tasks is None else step * self.tasks
+
     def of(self, losses: Tensor, t: int, last: bool) -> Tensor:
-        """The losses (T,) at phi_t, weighted. `last` takes the weights of all steps that are left:
-        a loop that a tolerance ended early stands still for the rest of its steps."""
-        if self.steps is not None:
-            losses = losses * (self.steps[max(t - 1, 0) :].sum() if last else self.steps[t - 1])
-        return losses if self.tasks is None else losses * self.tasks
+        """The losses (T,) at phi_t, weighted."""
+        weight = self.at(t, last)
+        return losses if weight is None else losses * weight
+
+    def by_step(self) -> OuterWeights:
+        """Those of the steps alone: what is told of a task does not depend on its own weight."""
+        return OuterWeights(self.steps)
 
 
 MetaGradientFunction = Callable[[Params, Task, OuterWeights], MetaGradient]
@@ -377,6 +390,14 @@ class Estimator(ABC):
     def program(self) -> Refusal | None:
         """Why its operations are not the same for all tasks of a shape; None if they are."""
         return None
+
+    def look_at_the_end(self, weights: OuterWeights) -> None:
+        """For estimators that know phi_K only: refuse losses at every step. Raises `Refused`."""
+        if weights.steps is not None:
+            raise Refused(
+                f"`{type(self).__name__}` looks at phi_K only, and this objective has losses at "
+                "every step. Use `Adjoint()`, or `Query(loss)`."
+            )
 
     @abstractmethod
     def describe(self) -> str:

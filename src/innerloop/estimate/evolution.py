@@ -16,7 +16,6 @@ from ..core.contract import (
     OuterWeights,
     Point,
     Refusal,
-    Refused,
 )
 from ..core.types import MetaGradient, Params, Task
 from .memory import remembered
@@ -49,11 +48,7 @@ class EvolutionStrategies(Estimator):
 
         @torch.no_grad()
         def estimate(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
-            if weights.steps is not None:
-                raise Refused(
-                    "`EvolutionStrategies` looks at phi_K only, and this objective has losses at "
-                    "every step. Use `Adjoint()`, or `Query(loss)`."
-                )
+            self.look_at_the_end(weights)
             moved = {k: v for k, v in meta.items() if v.requires_grad}
             # A view of a tensor that wants a gradient says that it wants one, even here.
             meta = trees.detach(meta)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 
-from ..core import path as loop
 from ..core import trees
 from ..core.contract import (
     Estimator,
@@ -22,11 +21,11 @@ from ..core.contract import (
     Optimum,
     OuterWeights,
     Refusal,
-    Refused,
 )
 from ..core.curvature import Curvature, ReverseOverReverse
 from ..core.linear import ConjugateGradient, LinearSolver
 from ..core.types import MetaGradient, Params, Task
+from .judged import judge
 from .memory import remembered
 
 
@@ -52,19 +51,11 @@ class Implicit(Estimator):
         objective.bind(learner)
 
         def implicit(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
-            if weights.steps is not None:
-                raise Refused(
-                    "`Implicit` looks at phi_K only, and this objective has losses at every step. "
-                    "Use `Adjoint()`, or `Query(loss)`."
-                )
+            self.look_at_the_end(weights)
             end = optimum.solve(trees.detach(meta), tasks.support)
-            inputs = trees.join(phi=trees.leaves(end.phi), meta=meta)
-            with torch.enable_grad():
-                at = end._replace(phi=trees.part("phi", inputs))
-                outcome = objective.losses(learner, meta, at, tasks)
-                losses = weights.of(outcome.losses, end.t, last=True)
-                found = trees.gradient(losses, inputs)
-            b = trees.filled(trees.part("phi", found), end.phi)
+            weight = weights.at(end.t, last=True)
+            judged = judge(learner, objective, meta, end, tasks, weight)
+            b = trees.filled(judged.lam, end.phi)
             view = self.curvature.view(
                 lambda m, phi: optimum.losses(m, phi, tasks.support), meta, end.phi
             ).linearised()
@@ -75,15 +66,15 @@ class Implicit(Estimator):
             with torch.no_grad():
                 solution = self.linear.solve(product, b)
             h_meta = view.product({k: -v for k, v in solution.value.items()})[1]
-            stats = loop.summary(objective, outcome, tasks)
-            stats |= optimum.health(trees.norm(view.grad))
+            stats = judged.stats | optimum.health(trees.norm(view.grad))
             stats |= {
                 "residual": solution.residual,
                 "iterations": solution.iterations,
                 "converged": solution.converged,
             }
-            grads = trees.merge(trees.part("meta", found), h_meta)
-            return MetaGradient(losses.detach().sum(), grads, stats, remembered(learner, end))
+            grads = trees.merge(judged.direct, h_meta)
+            loss = weights.of(judged.losses, end.t, last=True).sum()
+            return MetaGradient(loss, grads, stats, remembered(learner, end))
 
         return implicit
 

@@ -13,7 +13,6 @@ from ..core.contract import (
     Objective,
     OuterWeights,
     Path,
-    Refused,
 )
 from ..core.types import MetaGradient, Params, Task
 from .memory import remembered
@@ -35,11 +34,7 @@ class Reptile(Estimator):
         objective.bind(learner)
 
         def direction(meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
-            if weights.steps is not None:
-                raise Refused(
-                    "`Reptile` looks at phi_K only, and this objective has losses at every step. "
-                    "Use `Adjoint()`, or `Query(loss)`."
-                )
+            self.look_at_the_end(weights)
             fixed = trees.detach(meta)
             begin = loop.begin(path, fixed, tasks.support)
             end = loop.last(path, fixed, tasks.support)

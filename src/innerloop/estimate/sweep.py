@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ from ..core.contract import (
 )
 from ..core.curvature import Constant, Curvature, ReverseOverReverse
 from ..core.types import Batch, MetaGradient, Params, Task
+from .judged import Judged, judge
 from .memory import remembered
 from .unrolled import Unrolled
 
@@ -47,16 +48,6 @@ KEPT_STEPS, KEPT_BYTES = 16, 8 * 2**20
 """Every state is kept up to this many inner steps, or while all of them together are this small."""
 FAST_KEPT_BYTES = 2**26
 """The same for turns that were recorded: speed is asked for there."""
-
-
-class Judged(NamedTuple):
-    """The outer objective at a point: losses (T,) before any weight, its gradient lam in phi and
-    its direct gradient in meta, both of the weighted losses, and what is told of the tasks."""
-
-    losses: Tensor
-    lam: Params
-    direct: Params
-    stats: Params
 
 
 class Turns:
@@ -80,16 +71,7 @@ class Turns:
         What it does not depend on is left out, here and all through the sweep: so the names of
         parameters that no gradient reaches come out at its end.
         """
-        inputs = trees.join(phi=trees.leaves(point.phi), meta=meta)
-        with torch.enable_grad():
-            at = point._replace(phi=trees.part("phi", inputs))
-            outcome = self.objective.losses(self.learner, meta, at, tasks)
-            losses = outcome.losses if weight is None else outcome.losses * weight
-            found = trees.gradient(losses, inputs)
-        stats = loop.summary(self.objective, outcome, tasks)
-        return Judged(
-            outcome.losses.detach(), trees.part("phi", found), trees.part("meta", found), stats
-        )
+        return judge(self.learner, self.objective, meta, point, tasks, weight)
 
     def turn(
         self, meta: Params, point: Point, lam: Params, mu: Params, support: Batch, exact: bool
@@ -154,13 +136,13 @@ class Sweep(Sweeping):
         self.blind = self.path.tolerance is None and (self.path.pull_constant({}, {}) is not None)
 
     def __call__(self, meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
-        turns, support = self.turns, tasks.support
+        turns, support, by_step = self.turns, tasks.support, weights.by_step()
         fixed = trees.detach(meta)
         stored, end = self._forward(fixed, support, weights)
-        judged = turns.outer(meta, end, tasks, _weight(weights, end.t, last=True))
+        judged = turns.outer(meta, end, tasks, weights.at(end.t, last=True))
         lam, total = judged.lam, judged.direct
         mu: Params = {}
-        told = _told(weights, judged.losses, end.t, last=True)
+        told = by_step.of(judged.losses, end.t, last=True)
         left = torch.full_like(judged.losses, self.exact, dtype=torch.long)
         for point in self._backwards(fixed, support, stored, end.t, weights):
             exact = point.t >= end.t - self.exact
@@ -174,9 +156,9 @@ class Sweep(Sweeping):
                     lam, mu, found = turns.turn(meta, point, lam, mu, support, exact)
                 total = trees.merge(total, found)
             if weights.steps is not None and point.t > 0:
-                early = turns.outer(meta, point, tasks, _weight(weights, point.t, last=False))
+                early = turns.outer(meta, point, tasks, weights.at(point.t, last=False))
                 lam, total = trees.merge(lam, early.lam), trees.merge(total, early.direct)
-                told = told + _told(weights, early.losses, point.t, last=False)
+                told = told + by_step.of(early.losses, point.t, last=False)
         for _ in range(self._first_needed(end.t, weights)):
             constant = self.path.pull_constant(lam, mu)
             assert constant is not None
@@ -322,16 +304,3 @@ def spacing(steps: int, start: Point, limit: int) -> int:
     size = sum(v.nbytes for v in (*start.phi.values(), *start.state.values()))
     fewest = math.isqrt(steps - 1) + 1
     return next((k for k in range(1, fewest) if (steps / k + k - 1) * size <= limit), fewest)
-
-
-def _weight(weights: OuterWeights, t: int, last: bool) -> Tensor | None:
-    """What the losses at phi_t are multiplied by; None for one."""
-    if weights.steps is None:
-        return weights.tasks
-    step = weights.steps[max(t - 1, 0) :].sum() if last else weights.steps[t - 1]
-    return step if weights.tasks is None else step * weights.tasks
-
-
-def _told(weights: OuterWeights, losses: Tensor, t: int, last: bool) -> Tensor:
-    """The share of these losses in each task's outer loss, without the weights of the tasks."""
-    return OuterWeights(weights.steps).of(losses, t, last)

@@ -66,7 +66,7 @@ class _Unrolling:
 
     def __call__(self, meta: Params, tasks: Task, weights: OuterWeights) -> MetaGradient:
         learner, objective, path = self.learner, self.objective, self.path
-        by_step = OuterWeights(weights.steps)
+        by_step = weights.by_step()
         early: Tensor | float = 0.0
         with torch.enable_grad():
             for point in loop.unrolling(path, meta, tasks.support):
