@@ -197,7 +197,7 @@ class Method(nn.Module):
             meta = {
                 k: layout(p.detach()).requires_grad_(p.requires_grad) for k, p in params.items()
             }
-        weights = self._weights(leaf(groups[0].support.x), progress, weight, order)
+        weights = self._weights(meta, leaf(groups[0].support.x), progress, weight, order)
         found = self._run(meta, groups, weights, progress)
         if order is not None:
             found = MetaGradient(
@@ -311,7 +311,7 @@ class Method(nn.Module):
                 f"{type(support_y).__name__}; convert with torch.as_tensor"
             )
         support = Batch(*mapped(lambda v: v.unsqueeze(0), (support_x, support_y)))
-        support = self._check(Task(support, support)).support
+        support = self._checked(Task(support, support)).support
         with self._context(training=False), torch.no_grad():
             meta = self._values()
             for point in self._points(meta, support, steps):
@@ -332,7 +332,7 @@ class Method(nn.Module):
         In eval mode: without dropout. No graph is kept. A learner without steps returns
         (1, T, n, ...).
         """
-        tasks = self._check(tasks)
+        tasks = self._checked(tasks)
         parts = []
         with self._context(training=False), torch.no_grad():
             meta = self._values()
@@ -348,7 +348,7 @@ class Method(nn.Module):
 
     def trajectory(self, support: Batch, steps: int | None = None) -> list[Params]:
         """phi_0 … phi_S of stacked tasks, leaves (T, ...), without a graph."""
-        tasks = self._check(Task(support, support))
+        tasks = self._checked(Task(support, support))
         with self._context(training=False), torch.no_grad():
             meta = self._values()
             parts = [
@@ -387,7 +387,12 @@ class Method(nn.Module):
         return execution(self._calls(), self._own, training=training, progress=progress)
 
     def _weights(
-        self, like: Tensor, progress: float, weight: Tensor | None, order: Tensor | None
+        self,
+        meta: Params,
+        like: Tensor,
+        progress: float,
+        weight: Tensor | None,
+        order: Tensor | None,
     ) -> OuterWeights:
         steps = self.objective.weights(self._pieces.steps, progress)
         steps = None if steps is None else steps.to(like.device)
@@ -398,7 +403,8 @@ class Method(nn.Module):
                     f"expected weight as floating-point numbers of shape ({total},), one number "
                     f"per task, got {weight.dtype} {tuple(weight.shape)}"
                 )
-            weight = weight.to(like.device, next(iter(self._dtypes()), like.dtype))
+            dtypes = (v.dtype for v in meta.values() if v.is_floating_point())
+            weight = weight.to(like.device, next(dtypes, like.dtype))
             weight = weight if order is None else weight[order.argsort()]
         return OuterWeights(steps, weight)
 
@@ -462,27 +468,31 @@ class Method(nn.Module):
         return k if k.startswith("objective.") else f"learner.{k}"
 
     def _dtypes(self) -> set[torch.dtype]:
-        """The precisions of the weights."""
-        return {
-            tensor.dtype
-            for home, key, _ in self._slots
-            if (tensor := home[key]).is_floating_point()
-        }
+        """The precisions of the weights, after the check that they are still the method's."""
+        self._pieces.refuse_exchanged(self.learner, self.objective)
+        with TURN:  # while another thread calls the model, its places hold other weights
+            try:
+                held = [home[key] for home, key, _ in self._slots]
+                return {tensor.dtype for tensor in held if tensor.is_floating_point()}
+            except (KeyError, AttributeError):
+                for call in self._calls():
+                    call.follow_modes()  # refuses parameters that are no longer there, by name
+                raise
 
     def _groups(self, tasks: Tasks) -> tuple[list[Task], Tensor | None]:
-        return grouped(tasks, self._check)
+        dtypes = self._dtypes()  # once, however many tasks a list holds
+        return grouped(tasks, lambda task: self._check(task, dtypes))
+
+    def _checked(self, tasks: Task) -> Task:
+        """One stack of tasks, checked."""
+        return self._check(tasks, self._dtypes())
 
     def _parts(self, groups: list[Task]) -> list[Task]:
         return [part for group in groups for part in split(group, self._chunk(group))]
 
-    def _check(self, tasks: Task) -> Task:
+    def _check(self, tasks: Task, dtypes: set[torch.dtype]) -> Task:
         checks.tasks(tasks)
-        self._pieces.refuse_exchanged(self.learner, self.objective)
         flat = leaves(tasks)
-        with TURN:
-            for call in self._calls():
-                call.follow_modes()  # refuses parameters that are no longer there
-            dtypes = self._dtypes()
         if not torch.is_autocast_enabled(flat[0].device.type):
             for batch in tasks:
                 checks.dtypes(leaves(batch.x), dtypes)
