@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from innerloop.call import trees
 from innerloop.call.model import ModelCall
+from innerloop.core.types import mapped
 
 T, N = 3, 5
 
@@ -60,7 +61,7 @@ def inputs(how: str) -> Any:
 
 
 def row(x: Any, i: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return trees.arguments(trees.mapped(lambda v: v[i], x))
+    return trees.arguments(mapped(lambda v: v[i], x))
 
 
 @pytest.mark.parametrize("tasks", [1, T])
@@ -69,7 +70,7 @@ def row(x: Any, i: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def test_every_leaf_is_batched_over_tasks(how: str, kind: str, tasks: int) -> None:
     torch.manual_seed(0)
     model = Reader(kind).double()
-    x = trees.mapped(lambda v: v[:tasks], inputs(how))
+    x = mapped(lambda v: v[:tasks], inputs(how))
     weights = {k: torch.randn(tasks, *v.shape).double() for k, v in model.named_parameters()}
     weights = {k: v.requires_grad_() for k, v in weights.items()}
     outputs = ModelCall(model, None)(weights, set(weights), x, "s", None)
@@ -102,9 +103,9 @@ def test_the_support_set_goes_in_front_of_every_leaf() -> None:
     model = Reader().double()
     call, x = ModelCall(model, "support"), inputs("dict")
     weights = dict(model.named_parameters())
-    query = trees.mapped(lambda v: v[:, :2], x)
+    query = mapped(lambda v: v[:, :2], x)
     both = call(weights, set(), query, "s", x)
-    alone = call(weights, set(), trees.mapped(lambda v: v[:, :1], x), "s", x)
+    alone = call(weights, set(), mapped(lambda v: v[:, :1], x), "s", x)
     assert both["logits"].shape == (T, 2, 3) and both["hidden"][0].shape == (T, 2, 4)
     torch.testing.assert_close(both["logits"][:, :1], alone["logits"])
     # The support set itself, normalised by its own statistics.
@@ -125,10 +126,10 @@ def test_precision_is_that_of_real_leaves_only() -> None:
 def test_the_module_handed_out_is_called_as_the_users_own(norm: str) -> None:
     torch.manual_seed(0)
     model = Reader().double()
-    call, x = ModelCall(model, norm), trees.mapped(lambda v: v[0], inputs("dict"))
+    call, x = ModelCall(model, norm), mapped(lambda v: v[0], inputs("dict"))
     weights = {k: torch.randn_like(v) for k, v in model.named_parameters()}
     module = call.materialise(weights, x)
-    many = trees.mapped(lambda v: v[None], x)
+    many = mapped(lambda v: v[None], x)
     expected = call(weights, set(), many, "s", many)["logits"][0]
     torch.testing.assert_close(module(**x).logits, expected)
 

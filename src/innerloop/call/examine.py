@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..core.types import Params
-from . import randomness, trees
+from ..core.types import Params, Tree, leaf, leaves
+from . import randomness
 from .probe import AGAIN, PADDING, Findings, Watch, outputs_alike, runs_again
-from .trees import Tree
 
 if TYPE_CHECKING:
     from .model import ModelCall
@@ -27,11 +26,11 @@ def examine(call: ModelCall, model: nn.Module, x: Tree, *, thorough: bool) -> Fi
     their places, writes to parameters, gives something else at a second call, or reads weights in
     the backward pass where nothing helps.
     """
-    name, device = type(model).__name__, trees.leaves(x)[0].device
+    name, device = type(model).__name__, leaf(x).device
     weights = {
         k: p.detach().clone().requires_grad_(p.requires_grad) for k, p in model.named_parameters()
     }
-    cast = trees.cast(weights, call.precision)
+    cast = call.in_precision(weights)
     generators = call.survey.generators
     watch = Watch({id(p): k for k, p in model.named_parameters()})
     attributes = _tensors(call.survey.modules)
@@ -55,8 +54,8 @@ def examine(call: ModelCall, model: nn.Module, x: Tree, *, thorough: bool) -> Fi
         if thorough:
             outputs_alike(name, outputs, run()[0])
             dress = call.dress(cast | buffers)
-            leaves = [v for v in trees.leaves(outputs) if isinstance(v, Tensor)]
-            again = runs_again(name, lambda: run()[0], dress, weights, leaves)
+            found = leaves(outputs)
+            again = runs_again(name, lambda: run()[0], dress, weights, found)
     foreign = before[1] != after[1]
     return Findings(
         draws=foreign or not torch.equal(before[0], after[0]),

@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.types import Params
+from ..core.types import Params, Tree, leaves
 from . import policy as norms
-from . import trees
 from .copies import copied
-from .trees import Tree
 from .weight_norm import set_vectors
 
 if TYPE_CHECKING:
@@ -96,7 +94,7 @@ def _prove(call: ModelCall, model: nn.Module, twin: nn.Module, support: Tree) ->
         noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
         weights[k] = p.detach() + spread * noise
     ours, theirs = (part.try_out(weights, support) for part in (call, other))
-    for a, b in zip(trees.leaves(ours), trees.leaves(theirs), strict=True):
+    for a, b in zip(leaves(ours), leaves(theirs), strict=True):
         if not _alike(a, b):
             raise ValueError(
                 f"a copy of {type(twin).__name__} does not compute what the model does, so no "

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..core.types import Params
+from ..core.types import Params, T, Tree, concat, leaf, leaves, mapped, stack, to
 from . import materialise as handing
 from . import policy as norms
 from . import randomness, trees
@@ -30,7 +30,6 @@ from .probe import PADDING, Findings
 from .slots import Entry
 from .survey import Built, Survey
 from .swap import transformed
-from .trees import Tree
 
 log = logging.getLogger("innerloop")
 
@@ -129,15 +128,12 @@ class ModelCall:
         survey = self.survey
         trees.check_inputs(x)
         kept = next((v.dtype for v in weights.values() if v.is_floating_point()), None)
-        if self.precision is not None:
-            weights = trees.cast(weights, self.precision)
-            x = trees.cast(x, self.precision)
-            support = None if support is None else trees.cast(support, self.precision)
+        weights, x, support = map(self.in_precision, (weights, x, support))
         rows = None
         if support is not None and survey.supports:
-            rows = trees.leaves(support)[0].shape[1]
-            x = trees.joined(lambda pair: torch.cat(pair, 1), [support, x])
-        first = trees.leaves(x)[0]
+            rows = leaf(support).shape[1]
+            x = concat([support, x], 1)
+        first = leaf(x)
         survey.rows.support, survey.rows.total = rows, first.shape[1]
         findings = self._known(x)
         several = len(first) > 1
@@ -149,10 +145,10 @@ class ModelCall:
             outputs = self._one_by_one(weights, stacked, x, stream, findings)
         if rows is not None:
             total = first.shape[1]
-            outputs = trees.mapped(
+            outputs = mapped(
                 lambda v: v[:, rows:] if v.dim() > 1 and v.shape[1] == total else v, outputs
             )
-        return outputs if self.precision is None else trees.cast(outputs, kept)
+        return outputs if self.precision is None or kept is None else to(outputs, kept)
 
     def _together(
         self, weights: Params, stacked: set[str], x: Tree, stream: str, findings: Findings
@@ -171,7 +167,7 @@ class ModelCall:
         except Exception as error:
             if self.together_only:
                 raise ValueError(
-                    f"{type(self._model).__name__} failed when {len(trees.leaves(x)[0])} tasks ran "
+                    f"{type(self._model).__name__} failed when {len(leaf(x))} tasks ran "
                     f"together: {str(error).splitlines()[0]}"
                 ) from error
             # If a task alone fails as well, what it raises is the plainer word.
@@ -190,22 +186,22 @@ class ModelCall:
         dual = any(forward_ad.unpack_dual(v).tangent is not None for v in weights.values())
         closed = not dual and not findings.differentiates
         found = []
-        for i in range(len(trees.leaves(x)[0])):
+        for i in range(len(leaf(x))):
             one = {k: _row(v, i) if k in stacked else v for k, v in weights.items()}
-            row = trees.mapped(lambda v: self.laid_out(_row(v, i)), x)  # noqa: B023
+            row = mapped(lambda v: self.laid_out(_row(v, i)), x)  # noqa: B023
             with self._replayed(stream, x, findings):
                 tensors = one | self.own_buffers()
                 found.append(self.run(tensors, row, closed=closed, again=findings.again))
         if len(found) == 1:
-            return trees.mapped(lambda v: v.unsqueeze(0), found[0])
-        return trees.joined(torch.stack, found)
+            return mapped(lambda v: v.unsqueeze(0), found[0])
+        return stack(found)
 
     def _replayed(
         self, stream: str, x: Tree, findings: Findings
     ) -> contextlib.AbstractContextManager[None]:
         if not findings.draws:
             return contextlib.nullcontext()
-        device = trees.leaves(x)[0].device
+        device = leaf(x).device
         return randomness.replay(stream, device, self.survey.generators, foreign=findings.foreign)
 
     def run(
@@ -231,8 +227,8 @@ class ModelCall:
             self._blame_types(error, tensors, x)
             raise
         if again:
-            inputs = [*tensors.values(), *trees.leaves(x)]
-            dress_nodes(trees.leaves(outputs), inputs, dress)
+            inputs = [*tensors.values(), *leaves(x)]
+            dress_nodes(leaves(outputs), inputs, dress)
         return outputs
 
     def try_out(self, weights: Params, x: Tree, extra: Sequence[Entry] = ()) -> Tree:
@@ -240,7 +236,7 @@ class ModelCall:
         is not `running`; `extra` is written into the model as well for that time."""
         was, self._training = self._training, False
         self.survey.rows.support = None
-        device = trees.leaves(x)[0].device
+        device = leaf(x).device
         buffers = {k: v.clone() for k, v in self.buffers().items()}
         try:
             with randomness.replay("try out", device, self.survey.generators, foreign=True):
@@ -284,7 +280,7 @@ class ModelCall:
         if transformed():  # the try-out takes derivatives, which would be those of the transform
             return Findings()
         alike = any(modes[:2] == self.modes[:2] for modes in self._findings)
-        row = trees.mapped(lambda v: self.laid_out(v[0]), x)
+        row = mapped(lambda v: self.laid_out(v[0]), x)
         found = examine(self, self._model, row, thorough=not alike)
         if len(self._findings) >= _KNOWN:
             self._findings.clear()
@@ -299,10 +295,14 @@ class ModelCall:
             )
         return found
 
+    def in_precision(self, tree: T) -> T:
+        """The tree with its real tensors in the precision that was asked for, if one was."""
+        return tree if self.precision is None else to(tree, self.precision)
+
     def own_buffers(self) -> Params:
         """A model may write to its buffers; each call gets its own, so tasks never meet in them."""
         held = self.buffers() if self._given is None else self._given
-        return trees.cast({k: v.clone() for k, v in held.items()}, self.precision)
+        return self.in_precision({k: v.clone() for k, v in held.items()})
 
     def buffers(self) -> Params:
         """The user's, as far as the policy lets the model see them."""
@@ -319,7 +319,7 @@ class ModelCall:
 
     def _blame_types(self, error: RuntimeError, tensors: Params, x: Tree) -> None:
         """Say what to type where integers meet layers that want numbers."""
-        whole = [v for v in trees.leaves(x) if not v.is_floating_point() and not v.is_complex()]
+        whole = [v for v in leaves(x) if not v.is_floating_point() and not v.is_complex()]
         pixels = [v for v in whole if v.dtype == torch.uint8]
         if not pixels and not (whole and _ABOUT_TYPES.search(str(error))):
             return

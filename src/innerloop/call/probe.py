@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..core.types import Params
-from . import trees
+from ..core.types import Params, Tree, leaves
 from .backward import dress_nodes, nodes
 from .dress import Dress
 
@@ -98,12 +97,12 @@ class Watch(TorchDispatchMode):
             )
 
 
-Run = Callable[[], trees.Tree]
+Run = Callable[[], Tree]
 
 
-def outputs_alike(model: str, first: trees.Tree, second: trees.Tree) -> None:
+def outputs_alike(model: str, first: Tree, second: Tree) -> None:
     """Raise ValueError unless a second call with the same weights and streams gives the same."""
-    for a, b in zip(trees.leaves(first), trees.leaves(second), strict=True):
+    for a, b in zip(leaves(first), leaves(second), strict=True):
         close = a.shape == b.shape
         if close and a.numel() and (a.is_floating_point() or a.is_complex()):
             scale = float(a.detach().abs().max().nan_to_num(posinf=1.0))
@@ -148,7 +147,7 @@ def runs_again(model: str, run: Run, dress: Dress, weights: Params, outputs: lis
             return False
     with dress:
         right = _gradients(reached, wanted, twice=True)
-    held = [v for v in trees.leaves(run()) if v.requires_grad]
+    held = [v for v in leaves(run()) if v.requires_grad]
     dress_nodes(held, list(weights.values()), dress)
     with spoilt:
         found = _gradients(held, wanted, twice=True)

@@ -6,50 +6,13 @@ Every leaf has the task axis in front and the examples behind it: (T, n, ...).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
-Tree = Any
-"""A tensor, or a dict, tuple or list of trees."""
-
-
-def leaves(tree: Tree) -> list[Tensor]:
-    """The tensors of a tree, in the order in which it lists them."""
-    return [tree] if isinstance(tree, Tensor) else tree_flatten(tree)[0]
-
-
-def mapped(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """The tree with `function` applied to every tensor."""
-    return function(tree) if isinstance(tree, Tensor) else tree_map(function, tree)
-
-
-def joined(join: Callable[[list[Tensor]], Tensor], trees: list[Tree]) -> Tree:
-    """One tree of several alike: `join` makes one tensor of those at each place."""
-    if isinstance(trees[0], Tensor):
-        return join(trees)
-    flat, spec = tree_flatten(trees[0])
-    others = [tree_flatten(tree) for tree in trees[1:]]
-    if any(other != spec for _, other in others):
-        raise ValueError(
-            f"expected trees with the same entries, got {', '.join(map(describe, trees))}"
-        )
-    columns = zip(flat, *(found for found, _ in others), strict=True)
-    return tree_unflatten([join(list(column)) for column in columns], spec)
-
-
-def describe(tree: Tree) -> str:
-    """A tree in words, for messages: keys and shapes."""
-    if isinstance(tree, Tensor):
-        return str(tuple(tree.shape))
-    if isinstance(tree, dict):
-        return "{" + ", ".join(f"{k}: {describe(v)}" for k, v in tree.items()) + "}"
-    if isinstance(tree, tuple | list):
-        return "(" + ", ".join(map(describe, tree)) + ")"
-    return type(tree).__name__
+from ..core.types import Tree, describe, leaves
 
 
 def check_inputs(x: Tree) -> None:
@@ -57,7 +20,7 @@ def check_inputs(x: Tree) -> None:
 
     Raises ValueError with what came.
     """
-    found = leaves(x)
+    found = [x] if isinstance(x, Tensor) else tree_leaves(x)
     if not found or not all(isinstance(leaf, Tensor) for leaf in found):
         raise ValueError(
             f"expected x as a tensor, or a dict, tuple or list of tensors, got {describe(x)}; "
@@ -118,10 +81,3 @@ def _plain(found: Any) -> Tree | None:
         entries = {"logits": found.logits}
     kept = {k: part for k, v in entries.items() if (part := _plain(v)) is not None}
     return kept or None
-
-
-def cast(tree: Tree, dtype: torch.dtype | None) -> Tree:
-    """Real tensors of the tree in another precision; integers and complex ones stay."""
-    if dtype is None:
-        return tree
-    return mapped(lambda v: v.to(dtype) if v.is_floating_point() else v, tree)

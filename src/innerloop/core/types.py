@@ -145,11 +145,30 @@ def _structure(tree: Tree) -> Any:
     return str(tree_flatten(tree)[1])
 
 
+def describe(tree: Tree) -> str:
+    """A tree in words, for messages: keys and shapes."""
+    if isinstance(tree, Tensor):
+        return str(tuple(tree.shape))
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{k}: {describe(v)}" for k, v in tree.items()) + "}"
+    if isinstance(tree, tuple | list):
+        return "(" + ", ".join(map(describe, tree)) + ")"
+    return type(tree).__name__
+
+
 def _together(trees: Sequence[T], join: Callable[[list[Tensor]], Tensor]) -> T:
-    flat = [tree_flatten(tree) for tree in trees]
+    if isinstance(trees[0], Tensor):
+        return join(list(trees))  # type: ignore[arg-type, return-value]
+    flat, spec = tree_flatten(trees[0])
+    others = [tree_flatten(tree) for tree in trees[1:]]
+    # Entries in another order would otherwise be joined with the wrong ones, place by place.
+    if any(other != spec for _, other in others):
+        raise ValueError(
+            f"expected trees with the same entries, got {', '.join(map(describe, trees))}"
+        )
     joined = [
         join(list(parts)) if isinstance(parts[0], Tensor) else parts[0]
-        for parts in zip(*(values for values, _ in flat), strict=True)
+        for parts in zip(flat, *(values for values, _ in others), strict=True)
     ]
-    result: T = tree_unflatten(joined, flat[0][1])
+    result: T = tree_unflatten(joined, spec)
     return result
