@@ -24,7 +24,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from ..core.files import write_text
+from ..core.files import replacing, write_text
 from .weights import (
     FORMAT,
     WITHOUT_DIGEST,
@@ -284,13 +284,10 @@ def _delete(place: Path) -> None:
 
 
 def _write_best(place: Path, method: nn.Module, header: Mapping[str, str]) -> None:
-    draft = _draft(place)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_weights(draft, method, header)
-        draft.replace(place)
+        with replacing(place, inside_run=True) as draft:
+            write_weights(draft, method, header)
     except (OSError, safetensors.SafetensorError) as error:
-        draft.unlink(missing_ok=True)
         raise CheckpointError(
             f"could not write {place}: {error}; the older file stays. Free space or make the "
             f"folder writable, then resume with: innerloop train {place.parent.parent} --resume"

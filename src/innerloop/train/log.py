@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.files import write_bytes
+
 Record = Mapping[str, Any]
 """One event of a run: `event`, `step`, and numbers.
 
@@ -66,7 +68,8 @@ class MetricsFile:
                 return start
         readable, whole = _readable(content, after_step)
         if written is None and whole:
-            return self._replace(path, readable)
+            write_bytes(path, readable, inside_run=True)
+            return readable
         if not content:
             self.warnings.append(f"{path} is gone: the numbers before step {after_step} are lost")
             return b""
@@ -76,13 +79,8 @@ class MetricsFile:
             f"{path} is not as the run wrote it (damaged, shortened or edited); it is kept as "
             f"{aside.name}, and its readable lines up to step {after_step} go on in a new file"
         )
-        return self._replace(path, readable)
-
-    def _replace(self, path: Path, content: bytes) -> bytes:
-        draft = path.with_name(f".draft-{path.name}")
-        draft.write_bytes(content)
-        draft.replace(path)
-        return content
+        write_bytes(path, readable, inside_run=True)
+        return readable
 
 
 class TensorBoard:
