@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -79,12 +79,19 @@ def stopping() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {s: signal.getsignal(s) for s in SIGNALS}
-    taken = [s for s, handler in before.items() if handler is not signal.SIG_IGN]
-    for signum in taken:
-        signal.signal(signum, stop)
-    try:
+    with handled_by(stop):
         yield stop
+
+
+@contextlib.contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within the block, `handler` takes the signals that the process does not ignore."""
+    before = {s: signal.getsignal(s) for s in SIGNALS}
+    taken = [s for s, earlier in before.items() if earlier is not signal.SIG_IGN]
+    for signum in taken:
+        signal.signal(signum, handler)
+    try:
+        yield
     finally:
         for signum in taken:
             signal.signal(signum, before[signum])

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ..interrupt import SIGNALS
+from ..interrupt import SIGNALS, handled_by
 from .ranks import ENVIRONMENT, joined
 
 GRACE = 30.0
@@ -84,15 +84,8 @@ def _handing_on(context: Any) -> Iterator[list[int]]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
-    before = {s: signal.getsignal(s) for s in SIGNALS}
-    taken = [s for s, handler in before.items() if handler is not signal.SIG_IGN]
-    for signum in taken:
-        signal.signal(signum, hand_on)
-    try:
+    with handled_by(hand_on):
         yield received
-    finally:
-        for signum in taken:
-            signal.signal(signum, before[signum])
 
 
 def _enter(
